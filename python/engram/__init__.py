@@ -1,0 +1,85 @@
+"""engram: a streaming memory engine.
+
+Programs stream observations (text, embeddings) into isolated spaces and recall from them at the same moment, under one
+consistent snapshot. What is acknowledged is on the disk.
+
+>>> import engram, numpy as np
+>>> engine = engram.open()
+>>> notes = engine.space("notes", dim=3)
+>>> notes.observe("Ada met Grace", vector=[1, 0, 0]).memory_id
+1
+>>> notes.recall(vector=[1, 0, 0], k=1)[0].text
+'Ada met Grace'
+>>> engine.close()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engram._engine import Engine, inspect, open, verify
+from engram._exceptions import (
+    AlreadyExists,
+    Closed,
+    Corrupted,
+    DiskFull,
+    EngramError,
+    Interrupted,
+    InvalidArgument,
+    Locked,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    Poisoned,
+    SnapshotExpired,
+    StorageError,
+    Timeout,
+    TooLarge,
+    UnsupportedVersion,
+)
+from engram._space import Snapshot, Space
+from engram._types import Ack, BatchAck, Hit, Hits, Memory
+
+if TYPE_CHECKING:
+    from engram import aio
+
+__all__ = [
+    "Ack",
+    "AlreadyExists",
+    "BatchAck",
+    "Closed",
+    "Corrupted",
+    "DiskFull",
+    "Engine",
+    "EngramError",
+    "Hit",
+    "Hits",
+    "Interrupted",
+    "InvalidArgument",
+    "Locked",
+    "Memory",
+    "NotFound",
+    "Overloaded",
+    "PermissionDenied",
+    "Poisoned",
+    "Snapshot",
+    "SnapshotExpired",
+    "Space",
+    "StorageError",
+    "Timeout",
+    "TooLarge",
+    "UnsupportedVersion",
+    "aio",
+    "inspect",
+    "open",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `engram.aio` when it is first asked for: importing engram loads NumPy and the native module only."""
+    if name == "aio":
+        import importlib
+
+        return importlib.import_module("engram.aio")
+    raise AttributeError(f"module 'engram' has no attribute {name!r}")

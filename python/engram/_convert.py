@@ -1,0 +1,212 @@
+"""Arguments as users write them, turned into the columns of the native engine. What is refused consumes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram._exceptions import InvalidArgument
+from engram._types import EPOCH
+
+Metric = Literal["cosine", "l2", "ip"]
+Durability = Literal["sync", "os", "memory"]
+Time = datetime | int | float | None
+Metadata = Mapping[str, Any]
+
+_TIME_ABSENT = int(np.iinfo(np.int64).min)
+_TIME_LIMIT = 2**62
+_ITEM_OVERHEAD = 64
+
+
+class ArrayLike(Protocol):
+    """Anything NumPy can turn into an array."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+Vectors = NDArray[Any] | Sequence[Any] | ArrayLike
+Arguments = tuple[
+    NDArray[np.float32] | None,
+    list[str | None] | None,
+    list[dict[str, Any] | None] | None,
+    NDArray[np.int64] | None,
+    NDArray[np.float32] | None,
+]
+
+
+def floats(name: str, value: Any, index: int | None = None) -> NDArray[np.float32]:
+    """Return `value` as float32; what float32 cannot hold becomes infinite, for the engine to refuse."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "cSUmMOT":
+            with np.errstate(over="ignore"):
+                return np.asarray(array, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"{name}: {error}", field=name, index=index) from None
+    raise InvalidArgument(f"{name} must be numbers, not {array.dtype}", field=name, index=index)
+
+
+def matrix(name: str, value: Vectors, ndim: int) -> NDArray[np.float32]:
+    """Return vectors as float32 in C order; the array itself if it is so already."""
+    array = floats(name, value)
+    if array.ndim != ndim:
+        shape = "(dim,)" if ndim == 1 else "(n, dim)"
+        raise InvalidArgument(f"{name} must have shape {shape}, not {array.shape}", field=name, index=None)
+    return np.ascontiguousarray(array)
+
+
+def micros(value: object, index: int | None = None) -> int:
+    """Return microseconds since 1970."""
+    if value is None:
+        return _TIME_ABSENT
+    try:
+        if isinstance(value, datetime):
+            delta = (value if value.tzinfo else value.astimezone(UTC)) - EPOCH
+            return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+        if isinstance(value, int | np.integer) and not isinstance(value, bool):
+            exact = int(value) * 1_000_000
+        elif isinstance(value, float | np.floating):
+            exact = round(float(value) * 1e6)
+        else:
+            text = f"observed_at must be a datetime or seconds, not {value!r}"
+            raise InvalidArgument(text, field="observed_at", index=index)
+    except (OverflowError, ValueError) as error:
+        if isinstance(error, InvalidArgument):
+            raise
+        exact = _TIME_LIMIT
+    if not -_TIME_LIMIT < exact < _TIME_LIMIT:
+        raise InvalidArgument(f"observed_at is {value!r}; out of range", field="observed_at", index=index)
+    return exact
+
+
+def mapping(value: Any, index: int) -> dict[str, Any] | None:
+    """Return metadata as a dict; the engine looks inside."""
+    if value is None or type(value) is dict:
+        return value
+    if not isinstance(value, Mapping):
+        text = f"metadata must be a mapping, not {type(value).__name__}"
+        raise InvalidArgument(text, field="metadata", index=index)
+    return dict(value)
+
+
+def whole(name: str, value: Any, low: int, high: int) -> int:
+    """Return an int within bounds."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise InvalidArgument(f"{name} is {value!r}; it must be an int from {low} to {high}", field=name, index=None)
+    return int(value)
+
+
+class Columns:
+    """A batch's columns, all of one length; the engine checks the items.
+
+    Attributes
+    ----------
+    refused : list of (int, str)
+        Items that have no place in a column, with the reason; their places hold nothing. Empty for an atomic batch.
+    """
+
+    def __init__(self, atomic: bool) -> None:
+        self.count = 0
+        self.vectors: NDArray[np.float32] | None = None
+        self.texts: list[str | None] | None = None
+        self.metadata: list[dict[str, Any] | None] | None = None
+        self.observed_at: NDArray[np.int64] | None = None
+        self.confidence: NDArray[np.float32] | None = None
+        self.refused: list[tuple[int, str]] = []
+        self._atomic = atomic
+
+    @classmethod
+    def of(
+        cls,
+        texts: Iterable[str | None] | None,
+        vectors: Vectors | None,
+        metadata: Iterable[Metadata | None] | None,
+        confidence: float | Iterable[float] | None,
+        observed_at: Time | Iterable[Time],
+        atomic: bool,
+    ) -> Columns:
+        """Convert; the length is that of the vectors or the texts."""
+        if isinstance(texts, str | bytes):
+            raise InvalidArgument("texts must be an iterable of str, not one str", field="texts", index=None)
+        self = cls(atomic)
+        self.vectors = None if vectors is None else matrix("vectors", vectors, 2)
+        self.texts = None if texts is None else list(texts)
+        self.count = len(self.vectors) if self.vectors is not None else len(self.texts or ())
+        if metadata is not None:
+            self.metadata = [self._metadata(item, i) for i, item in enumerate(metadata)]
+        if isinstance(confidence, Iterable):
+            self.confidence = floats("confidence", list(confidence)).ravel()
+        elif confidence is not None:
+            self.confidence = np.full(self.count, floats("confidence", confidence))
+        if isinstance(observed_at, Iterable):
+            self.observed_at = np.array([self._time(t, i) for i, t in enumerate(observed_at)], dtype=np.int64)
+        elif observed_at is not None:
+            self.observed_at = np.full(self.count, micros(observed_at), dtype=np.int64)
+        columns = (self.vectors, self.texts, self.metadata, self.observed_at, self.confidence)
+        if len({len(column) for column in columns if column is not None}) > 1:
+            raise InvalidArgument("the columns of a batch differ in length", field="batch", index=None)
+        return self
+
+    def _refuse(self, error: InvalidArgument, index: int) -> None:
+        if self._atomic:
+            raise error
+        self.refused.append((index, str(error)))
+
+    def _metadata(self, item: Metadata | None, index: int) -> dict[str, Any] | None:
+        try:
+            return mapping(item, index)
+        except InvalidArgument as error:
+            self._refuse(error, index)
+            return None
+
+    def _time(self, item: Time, index: int) -> int:
+        try:
+            return micros(item, index)
+        except InvalidArgument as error:
+            self._refuse(error, index)
+            return _TIME_ABSENT
+
+    def arguments(self, rows: NDArray[np.intp] | None = None) -> Arguments:
+        """Return the columns, or those of `rows`."""
+        if rows is None or len(rows) == self.count:
+            return self.vectors, self.texts, self.metadata, self.observed_at, self.confidence
+        return (
+            None if self.vectors is None else self.vectors[rows],
+            None if self.texts is None else [self.texts[i] for i in rows],
+            None if self.metadata is None else [self.metadata[i] for i in rows],
+            None if self.observed_at is None else self.observed_at[rows],
+            None if self.confidence is None else self.confidence[rows],
+        )
+
+    def pieces(self, dim: int, items_max: int, bytes_max: int) -> Iterator[NDArray[np.intp]]:
+        """Cut into runs that should fit the limits of an atomic batch; refused items are left out."""
+        out = {index for index, _ in self.refused}
+        rows: list[int] = []
+        size = 0
+        for i in range(self.count):
+            if i in out:
+                continue
+            item = self._bytes(i, dim)
+            if rows and (len(rows) >= items_max or size + item > bytes_max):
+                yield np.array(rows, dtype=np.intp)
+                rows, size = [], 0
+            rows.append(i)
+            size += item
+        if rows or not self.count:
+            yield np.array(rows, dtype=np.intp)
+
+    def _bytes(self, i: int, dim: int) -> int:
+        text = None if self.texts is None else self.texts[i]
+        item = _ITEM_OVERHEAD + (0 if self.vectors is None else dim * 4)
+        item += len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else 0
+        metadata = None if self.metadata is None else self.metadata[i]
+        if metadata:
+            try:
+                item += 3 * len(repr(metadata))  # never less than its binary form, but for nests of empty lists
+            except RecursionError:
+                item += _ITEM_OVERHEAD  # the engine will refuse it
+        return item

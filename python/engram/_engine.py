@@ -1,0 +1,194 @@
+"""The embedded engine: `open`, `Engine`, `Space`, `Snapshot`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from engram import _core
+from engram._convert import Durability, Metric, whole
+from engram._space import Snapshot, Space
+
+_DIM_MAX = 8192
+
+_open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for engine in list(_open_engines):
+        try:
+            engine.close()
+        except Exception:
+            continue  # the interpreter is ending; what was acknowledged is safe
+
+
+def _forget_all() -> None:
+    for engine in list(_open_engines):
+        engine._core.forget_after_fork()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    durability: Durability = "sync",
+    limits: Mapping[str, int] | None = None,
+) -> Engine:
+    """Open or make a data directory, or an engine in memory.
+
+    Parameters
+    ----------
+    path : str or PathLike, optional
+        The directory; made if absent. None: everything is kept in memory and gone with the engine.
+    durability : {"sync", "os", "memory"}
+        What an acknowledgement promises unless the space says otherwise: survives a power cut, a killed
+        process, or neither.
+    limits : mapping of str to int, optional
+        Limits by name, with units in the names (see `docs/reference/limits.md`).
+
+    Raises
+    ------
+    Locked
+        Another process has the directory open.
+    Corrupted
+        The manifest or the catalogue of spaces is damaged. Other damage degrades what it hits: see
+        `Engine.report`.
+    UnsupportedVersion
+        A newer engram wrote it; nothing was changed.
+    PermissionDenied, DiskFull, StorageError
+        The directory cannot be used.
+    InvalidArgument
+        An unknown durability or limit.
+    """
+    core = _core.Engine.open(path, durability, dict(limits or {}))
+    return Engine(core)
+
+
+class Engine:
+    """A running engine. Use `engram.open`; a context manager that closes."""
+
+    def __init__(self, core: _core.Engine) -> None:
+        self._core = core
+        _open_engines.add(self)
+
+    def space(
+        self,
+        name: str,
+        dim: int | None = None,
+        *,
+        metric: Metric | None = None,
+        durability: Durability | None = None,
+    ) -> Space:
+        """Open the space `name`; made on first use if `dim` is given.
+
+        Parameters
+        ----------
+        name : str
+            1 to 64 of a-z, 0-9, "_" and "-", beginning with a letter or digit.
+        dim : int, optional
+            Components of each vector, 1 to 8192. Without it an absent space is an error.
+        metric : {"cosine", "l2", "ip"}, optional
+            "cosine" when made; scores are similarities, minus squared distances, or inner products.
+        durability : {"sync", "os", "memory"}, optional
+            For this space; otherwise the engine's.
+
+        Raises
+        ------
+        NotFound
+            There is none of that name, and no `dim` to make one with.
+        AlreadyExists
+            It exists with another dim, metric or durability.
+        InvalidArgument
+            A bad name, dim, metric or durability.
+        """
+        if dim is None:
+            return Space(self._core.space(name), self)
+        dim = whole("dim", dim, 1, _DIM_MAX)
+        return Space(self._core.create_space(name, dim, metric, durability), self)
+
+    def spaces(self) -> list[str]:
+        """Names of all spaces, sorted."""
+        return self._core.spaces()
+
+    def drop_space(self, name: str) -> None:
+        """Remove a space and everything in it, and nothing else. Raises `NotFound`."""
+        self._core.drop_space(name)
+
+    def checkpoint(self) -> None:
+        """Seal everything into files, so that the next start replays next to nothing.
+
+        Raises `DiskFull`, `StorageError` or `Poisoned` if it could not; nothing acknowledged is at risk.
+        """
+        self._core.checkpoint()
+
+    def stats(self) -> dict[str, Any]:
+        """Figures of the engine: spaces, bytes by what they were written for, partitions, maintenance."""
+        return self._core.stats()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the start found: damage, torn bytes, groups replayed, spaces whose history was renewed."""
+        return self._core.report()
+
+    @property
+    def path(self) -> os.PathLike[str] | None:
+        """The directory, or None in memory."""
+        return self._core.path
+
+    def close(self) -> None:
+        """Finish what was admitted, close the logs, give the directory back. Raises what went wrong; once."""
+        _open_engines.discard(self)
+        self._core.close()
+
+    def __enter__(self) -> Engine:
+        """Return the engine."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show the directory."""
+        return f"<engram.Engine {self.path or 'in memory'}>"
+
+
+def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Check every checksum of a directory that no process has open; nothing is changed.
+
+    Returns
+    -------
+    dict
+        ``damage`` (a list of path, offset, reason, space, lost), ``torn_bytes``, ``spaces``, ``memories``, ``files``,
+        ``bytes`` and ``leftovers``.
+
+    Raises
+    ------
+    NotFound, Locked, Corrupted, UnsupportedVersion, PermissionDenied, StorageError
+        The directory cannot be looked at; `Corrupted` if its manifest is damaged.
+    """
+    return _core.verify(path)
+
+
+def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Say what is where in a directory that no process has open; raises as `verify`.
+
+    Returns
+    -------
+    dict
+        ``directory_id``, ``partitions``, ``created``, ``lines``.
+    """
+    return _core.inspect(path)
+
+
+__all__ = ["Engine", "Snapshot", "Space", "inspect", "open", "verify"]

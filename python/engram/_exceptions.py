@@ -1,0 +1,184 @@
+"""Errors: whose fault it is, whether to retry, and what to look at.
+
+The tree::
+
+    EngramError
+    ├── InvalidArgument(ValueError)       field, index
+    │   └── TooLarge                      field, index
+    ├── NotFound(KeyError)
+    ├── AlreadyExists(ValueError)
+    ├── Overloaded(RuntimeError)          retry_after_ms, level
+    ├── SnapshotExpired(RuntimeError)
+    ├── StorageError(OSError)             path, errno
+    │   ├── DiskFull
+    │   └── PermissionDenied(PermissionError)
+    ├── UnsupportedVersion(RuntimeError)  path, found, supported
+    ├── Corrupted(RuntimeError)           path, offset, reason
+    ├── Poisoned(RuntimeError)            cause
+    ├── Closed(RuntimeError)
+    ├── Locked(RuntimeError)              pid
+    ├── Timeout(TimeoutError)
+    └── Interrupted(KeyboardInterrupt)
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from typing import Any
+
+__all__ = [
+    "AlreadyExists",
+    "Closed",
+    "Corrupted",
+    "DiskFull",
+    "EngramError",
+    "Interrupted",
+    "InvalidArgument",
+    "Locked",
+    "NotFound",
+    "Overloaded",
+    "PermissionDenied",
+    "Poisoned",
+    "SnapshotExpired",
+    "StorageError",
+    "Timeout",
+    "TooLarge",
+    "UnsupportedVersion",
+]
+
+
+class EngramError(Exception):
+    """The root of everything engram raises.
+
+    Attributes
+    ----------
+    code : str
+        The stable name of the kind, a key of `TABLE`.
+    """
+
+    @property
+    def code(self) -> str:
+        """The stable name of the kind."""
+        return next((code for code, kind in TABLE.items() if kind is type(self)), "ENGRAM")
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def __str__(self) -> str:
+        """Return the message alone, whatever the built-in base would add."""
+        return self.message
+
+
+class InvalidArgument(EngramError, ValueError):
+    """The caller's fault: nothing was consumed; do not retry unchanged."""
+
+    field: str
+    index: int | None
+
+
+class TooLarge(InvalidArgument):
+    """Over a limit: never "retry later"; send less at once."""
+
+
+class NotFound(EngramError, KeyError):
+    """No such space, directory or memory."""
+
+
+class AlreadyExists(EngramError, ValueError):
+    """A space of that name exists with other properties."""
+
+
+class Overloaded(EngramError, RuntimeError):
+    """No room in time: nothing was consumed; retry after `retry_after_ms`."""
+
+    retry_after_ms: int
+    level: str
+
+
+class SnapshotExpired(EngramError, RuntimeError):
+    """A snapshot lived too long, or unused too long; take a new one."""
+
+
+class StorageError(EngramError, OSError):
+    """The operating system refused a file operation."""
+
+    path: str
+
+
+class DiskFull(StorageError):
+    """No space for the log: nothing was consumed; writing resumes by itself when space returns."""
+
+
+class PermissionDenied(StorageError, PermissionError):
+    """The directory may not be written, or the caller may not do this."""
+
+
+class UnsupportedVersion(EngramError, RuntimeError):
+    """A file was written by a newer engram; nothing was changed."""
+
+    path: str
+    found: int
+    supported: int
+
+
+class Corrupted(EngramError, RuntimeError):
+    """Bytes on the disk are not as they were written; the read that needs them says so."""
+
+    path: str
+    offset: int
+    reason: str
+
+
+class Poisoned(EngramError, RuntimeError):
+    """A log file failed: writes of its partition stop until the engine is opened again; reads go on."""
+
+    cause: str
+
+
+class Closed(EngramError, RuntimeError):
+    """The engine is closed, or belongs to the process this one was forked from."""
+
+
+class Locked(EngramError, RuntimeError):
+    """Another process has the directory open."""
+
+    pid: int
+
+
+class Timeout(EngramError, TimeoutError):
+    """Something took longer than it may."""
+
+
+class Interrupted(EngramError, KeyboardInterrupt):
+    """Ctrl-C while an admitted observation was under way: whether it was stored is not known."""
+
+
+#: The one table: the engine's code → exception. `docs/reference/errors.md` shows it.
+TABLE: dict[str, type[EngramError]] = {
+    "INVALID_ARGUMENT": InvalidArgument,
+    "TOO_LARGE": TooLarge,
+    "NOT_FOUND": NotFound,
+    "ALREADY_EXISTS": AlreadyExists,
+    "OVERLOADED": Overloaded,
+    "SNAPSHOT_EXPIRED": SnapshotExpired,
+    "DISK_FULL": DiskFull,
+    "PERMISSION_DENIED": PermissionDenied,
+    "STORAGE": StorageError,
+    "UNSUPPORTED_VERSION": UnsupportedVersion,
+    "CORRUPTED": Corrupted,
+    "POISONED": Poisoned,
+    "CLOSED": Closed,
+    "LOCKED": Locked,
+    "TIMEOUT": Timeout,
+    "INTERRUPTED": Interrupted,
+}
+
+
+def from_core(code: str, message: str, fields: dict[str, Any]) -> EngramError:
+    """Make the exception for an error of the native engine."""
+    if code == "DISK_FULL":
+        fields.setdefault("errno", _errno.ENOSPC)
+    return TABLE[code](message, **fields)

@@ -1,0 +1,303 @@
+"""The embedded engine for asyncio: the same methods as coroutines.
+
+Calls run on one small pool of threads owned by the engine; the native engine releases the GIL inside, so the loop stays
+free. Cancelling a task that waits for a call does not undo the call: an observation may still be stored. Observe again
+only what may be there twice, or look first.
+
+>>> import asyncio, engram.aio
+>>> async def main() -> str | None:
+...     async with await engram.aio.open() as engine:
+...         notes = await engine.space("notes", dim=3)
+...         await notes.observe("Ada met Grace", vector=[1, 0, 0])
+...         return (await notes.recall(vector=[1, 0, 0], k=1))[0].text
+>>> asyncio.run(main())
+'Ada met Grace'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram import _engine
+from engram._convert import Durability, Metadata, Metric, Time, Vectors
+from engram._engine import Engine
+from engram._exceptions import Closed
+from engram._space import Snapshot, Space
+from engram._types import Ack, BatchAck, Hits, Memory
+
+__all__ = ["AsyncEngine", "AsyncSnapshot", "AsyncSpace", "open"]
+
+_THREADS = 16
+_PAGE = 256
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class _Calls:
+    """The pool. Waiting observations hold a thread each, so that many form one log group."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engram-aio")
+
+    def __call__(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Awaitable[_R]:
+        try:
+            return asyncio.wrap_future(self._pool.submit(call, *args, **kwargs))
+        except RuntimeError:
+            raise Closed("the engine is closed") from None
+
+    def end(self) -> None:
+        self._pool.shutdown(wait=False)
+
+
+async def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    durability: Durability = "sync",
+    limits: Mapping[str, int] | None = None,
+    threads: int = _THREADS,
+) -> AsyncEngine:
+    """Open or make a data directory, or an engine in memory, as `engram.open` does.
+
+    Parameters
+    ----------
+    path, durability, limits
+        As for `engram.open`.
+    threads : int
+        Calls that may be under way at once; further ones wait.
+    """
+    calls = _Calls(threads)
+    try:
+        return AsyncEngine(await calls(_engine.open, path, durability=durability, limits=limits), calls)
+    except BaseException:
+        calls.end()
+        raise
+
+
+class AsyncEngine:
+    """A running engine. Use `engram.aio.open`; an async context manager that closes."""
+
+    def __init__(self, engine: Engine, calls: _Calls) -> None:
+        self._engine = engine
+        self._calls = calls
+
+    async def space(
+        self,
+        name: str,
+        dim: int | None = None,
+        *,
+        metric: Metric | None = None,
+        durability: Durability | None = None,
+    ) -> AsyncSpace:
+        """Open the space `name`; made on first use if `dim` is given. See `Engine.space`."""
+        space = await self._calls(self._engine.space, name, dim, metric=metric, durability=durability)
+        return AsyncSpace(space, self._calls)
+
+    async def spaces(self) -> list[str]:
+        """Names of all spaces, sorted."""
+        return await self._calls(self._engine.spaces)
+
+    async def drop_space(self, name: str) -> None:
+        """Remove a space and everything in it, and nothing else. Raises `NotFound`."""
+        await self._calls(self._engine.drop_space, name)
+
+    async def checkpoint(self) -> None:
+        """Seal everything into files. See `Engine.checkpoint`."""
+        await self._calls(self._engine.checkpoint)
+
+    async def stats(self) -> dict[str, Any]:
+        """Figures of the engine."""
+        return await self._calls(self._engine.stats)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the start found."""
+        return self._engine.report
+
+    @property
+    def path(self) -> os.PathLike[str] | None:
+        """The directory, or None in memory."""
+        return self._engine.path
+
+    async def close(self) -> None:
+        """Finish what was admitted, close the logs, give the directory back. Raises what went wrong; once."""
+        try:
+            closing = self._calls(self._engine.close)
+        except Closed:
+            return
+        try:
+            await asyncio.shield(closing)
+        finally:
+            self._calls.end()
+
+    async def __aenter__(self) -> AsyncEngine:
+        """Return the engine."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    def __repr__(self) -> str:
+        """Show the directory."""
+        return f"<engram.aio.AsyncEngine {self.path or 'in memory'}>"
+
+
+class _AsyncReads:
+    """What a space and a snapshot have in common."""
+
+    _reads: Space | Snapshot
+    _calls: _Calls
+
+    async def recall(self, *, vector: Vectors, k: int = 10, exact: bool = False) -> Hits:
+        """Find the `k` nearest memories to a cue, under one snapshot. See `Space.recall`."""
+        return await self._calls(self._reads.recall, vector=vector, k=k, exact=exact)
+
+    async def recall_batch(
+        self, vectors: Vectors, k: int = 10, *, exact: bool = False
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Find the `k` nearest memories to each of many cues, under one snapshot. See `Space.recall_batch`."""
+        return await self._calls(self._reads.recall_batch, vectors, k, exact=exact)
+
+    async def get(self, memory_id: int) -> Memory | None:
+        """Return one memory, with its vector, or None if there is none of that id. Raises `Corrupted`."""
+        return await self._calls(self._reads.get, memory_id)
+
+    async def list(self, *, after: int = 0, limit: int | None = None) -> AsyncIterator[Memory]:
+        """Iterate over memories by id. See `Space.list`."""
+        memories = self._reads.list(after=after, limit=limit)
+        while page := await self._calls(lambda: [*itertools.islice(memories, _PAGE)]):
+            for memory in page:
+                yield memory
+
+    async def count(self) -> int:
+        """Count the memories."""
+        return await self._calls(self._reads.__len__)
+
+
+class AsyncSpace(_AsyncReads):
+    """An isolated set of memories. Use `AsyncEngine.space`."""
+
+    def __init__(self, space: Space, calls: _Calls) -> None:
+        self._reads = self._space = space
+        self._calls = calls
+
+    @property
+    def name(self) -> str:
+        """The space's name."""
+        return self._space.name
+
+    @property
+    def dim(self) -> int:
+        """Components of each vector."""
+        return self._space.dim
+
+    @property
+    def metric(self) -> str:
+        """How scores are computed."""
+        return self._space.metric
+
+    @property
+    def durability(self) -> str:
+        """What an acknowledgement of this space promises."""
+        return self._space.durability
+
+    async def observe(
+        self,
+        text: str | None = None,
+        *,
+        vector: Vectors | None = None,
+        confidence: float = 1.0,
+        metadata: Metadata | None = None,
+        observed_at: Time = None,
+        timeout: float | None = None,
+    ) -> Ack:
+        """Store one observation. See `Space.observe`.
+
+        If the waiting task is cancelled the observation may still be stored.
+        """
+        return await self._calls(
+            self._space.observe,
+            text,
+            vector=vector,
+            confidence=confidence,
+            metadata=metadata,
+            observed_at=observed_at,
+            timeout=timeout,
+        )
+
+    async def observe_batch(
+        self,
+        *,
+        texts: Iterable[str | None] | None = None,
+        vectors: Vectors | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        confidence: float | Iterable[float] | None = None,
+        observed_at: Time | Iterable[Time] = None,
+        atomic: bool = True,
+        timeout: float | None = None,
+    ) -> BatchAck:
+        """Store many observations. See `Space.observe_batch`.
+
+        If the waiting task is cancelled the batch may still be stored: whole if atomic, else piece by piece.
+        """
+        return await self._calls(
+            self._space.observe_batch,
+            texts=texts,
+            vectors=vectors,
+            metadata=metadata,
+            confidence=confidence,
+            observed_at=observed_at,
+            atomic=atomic,
+            timeout=timeout,
+        )
+
+    async def snapshot(self) -> AsyncSnapshot:
+        """Pin what is visible now: repeatable reads, at most 60 s unused and 10 min in all."""
+        return AsyncSnapshot(await self._calls(self._space.snapshot), self._calls)
+
+    async def stats(self) -> dict[str, Any]:
+        """Figures of the space."""
+        return await self._calls(self._space.stats)
+
+    def __repr__(self) -> str:
+        """Show name, dim and metric."""
+        return f"<engram.aio.AsyncSpace {self.name!r} dim={self.dim} metric={self.metric!r}>"
+
+
+class AsyncSnapshot(_AsyncReads):
+    """A pinned generation of a space, with every read method. An async context manager that releases it."""
+
+    def __init__(self, snapshot: Snapshot, calls: _Calls) -> None:
+        self._reads = self._snapshot = snapshot
+        self._calls = calls
+
+    @property
+    def generation(self) -> int:
+        """Everything up to this generation is visible, nothing after."""
+        return self._snapshot.generation
+
+    async def release(self) -> None:
+        """Let it go; later reads raise `SnapshotExpired`."""
+        await self._calls(self._snapshot.release)
+
+    async def __aenter__(self) -> AsyncSnapshot:
+        """Return the snapshot."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release."""
+        await self.release()

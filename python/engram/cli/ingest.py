@@ -1,0 +1,83 @@
+"""Rows into a space, a batch at a time: one atomic batch for each run of rows that are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+
+import numpy as np
+
+import engram
+from engram.cli.output import BadInput
+from engram.cli.sources import Row, bad_row
+
+
+class Ingest:
+    """Stores rows, and knows how far it came.
+
+    Parameters
+    ----------
+    open_space : callable
+        Opens or makes the space, given the dimension of the first vector, or None if there was none yet.
+    progress : callable
+        Told how many rows were stored each time.
+    """
+
+    def __init__(self, open_space: Callable[[int | None], engram.Space], progress: Callable[[int], None]) -> None:
+        self._open_space = open_space
+        self._progress = progress
+        self._space: engram.Space | None = None
+        self.stored = 0
+        self.first_id: int | None = None
+        self.last_id: int | None = None
+
+    def run(self, rows: Iterator[Row], batch: int) -> None:
+        """Store all rows. A bad one ends it: what stands before it is stored, and the error says how much that is."""
+        waiting: list[Row] = []
+        try:
+            try:
+                for row in rows:
+                    waiting.append(row)
+                    if len(waiting) == batch:
+                        full, waiting = waiting, []
+                        self._store_all(full)
+            except BadInput:
+                self._store_all(waiting)
+                raise
+            self._store_all(waiting)
+        except BadInput as error:
+            raise BadInput(f"{error} (stored before: {self.stored})", **error.fields, stored=self.stored) from None
+
+    def _store_all(self, rows: list[Row]) -> None:
+        if rows and self._space is None:
+            dim = next((len(row.vector) for row in rows if row.vector is not None), None)
+            self._space = self._open_space(dim)
+        for _, alike in groupby(rows, key=lambda row: None if row.vector is None else len(row.vector)):
+            self._store([*alike])
+
+    def _store(self, rows: list[Row]) -> None:
+        space = self._space
+        if space is None or not rows:
+            return
+        try:
+            ack = space.observe_batch(
+                texts=[row.text for row in rows],
+                vectors=None if rows[0].vector is None else np.stack([row.vector for row in rows]),
+                metadata=[row.metadata for row in rows],
+                observed_at=[row.observed_at for row in rows],
+                confidence=[row.confidence for row in rows],
+            )
+        except engram.InvalidArgument as error:
+            if error.index is None and len(rows) == 1:
+                raise bad_row(rows[0].place, str(error)) from None
+            if error.index is None:
+                half = len(rows) // 2
+                self._store(rows[:half])
+                self._store(rows[half:])
+                return
+            self._store(rows[: error.index])
+            raise bad_row(rows[error.index].place, str(error)) from None
+        self.stored += len(rows)
+        self.first_id = self.first_id or int(ack.memory_ids[0])
+        self.last_id = int(ack.memory_ids[-1])
+        self._progress(len(rows))

@@ -1,0 +1,115 @@
+//! Python values to the engine's and back.
+
+use engram_core::records::{Value, decode_metadata, encode_metadata};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+
+use crate::errors::{OrRaise, invalid};
+
+/// Deeper than any allowed metadata: where conversion itself stops.
+const DEPTH_STOP: usize = 64;
+
+fn text(value: &Bound<'_, PyString>, field: &'static str, index: usize) -> PyResult<String> {
+    value
+        .to_str()
+        .map(str::to_owned)
+        .map_err(|_| invalid(field, Some(index), format!("{field} holds a lone surrogate: it has no UTF-8 form")))
+}
+
+fn value(any: &Bound<'_, PyAny>, depth: usize, index: usize) -> PyResult<Value> {
+    let bad = |message: String| invalid("metadata", Some(index), message);
+    if depth == 0 {
+        return Err(bad("metadata: nested too deeply".to_owned()));
+    }
+    if any.is_none() {
+        return Ok(Value::Null);
+    }
+    if let Ok(flag) = any.cast::<PyBool>() {
+        return Ok(Value::Bool(flag.is_true()));
+    }
+    if let Ok(number) = any.cast::<PyInt>() {
+        let number = number.extract().map_err(|_| bad("metadata: integers must fit 64 bits".to_owned()))?;
+        return Ok(Value::Int(number));
+    }
+    if let Ok(number) = any.cast::<PyFloat>() {
+        return Ok(Value::Float(number.value()));
+    }
+    if let Ok(string) = any.cast::<PyString>() {
+        return text(string, "metadata", index).map(Value::Text);
+    }
+    if let Ok(dict) = any.cast::<PyDict>() {
+        let mut fields = Vec::with_capacity(dict.len());
+        for (key, item) in dict {
+            let key = key.cast::<PyString>().map_err(|_| bad("metadata: keys must be strings".to_owned()))?;
+            fields.push((text(key, "metadata", index)?, value(&item, depth - 1, index)?));
+        }
+        return Ok(Value::Object(fields));
+    }
+    if any.is_instance_of::<PyList>() || any.is_instance_of::<PyTuple>() {
+        let items = any.try_iter()?.map(|item| value(&item?, depth - 1, index));
+        return Ok(Value::List(items.collect::<PyResult<_>>()?));
+    }
+    let kind = any.get_type().name().map_or_else(|_| "value".to_owned(), |n| n.to_string());
+    Err(bad(format!("metadata: a {kind} has no JSON form")))
+}
+
+/// Dicts (or None) to canonical bytes.
+pub(crate) fn metadata_in(list: &Bound<'_, PyList>, depth_max: usize) -> PyResult<Vec<Vec<u8>>> {
+    let mut out = Vec::with_capacity(list.len());
+    for (i, item) in list.iter().enumerate() {
+        if item.is_none() {
+            out.push(Vec::new());
+            continue;
+        }
+        let value = value(&item, DEPTH_STOP, i)?;
+        out.push(encode_metadata(&value, depth_max).map_err(|e| invalid("metadata", Some(i), e.to_string()))?);
+    }
+    Ok(out)
+}
+
+fn value_out<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Value::Null => py.None().into_bound(py),
+        Value::Bool(v) => v.into_pyobject(py)?.to_owned().into_any(),
+        Value::Int(v) => v.into_pyobject(py)?.into_any(),
+        Value::Float(v) => v.into_pyobject(py)?.into_any(),
+        Value::Text(v) => v.into_pyobject(py)?.into_any(),
+        Value::List(items) => {
+            let list = PyList::empty(py);
+            for item in items {
+                list.append(value_out(py, item)?)?;
+            }
+            list.into_any()
+        }
+        Value::Object(fields) => {
+            let dict = PyDict::new(py);
+            for (key, item) in fields {
+                dict.set_item(key, value_out(py, item)?)?;
+            }
+            dict.into_any()
+        }
+    })
+}
+
+/// Canonical bytes to a dict; no metadata is an empty one.
+pub(crate) fn metadata_out<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match decode_metadata(bytes, DEPTH_STOP).or_raise()? {
+        Some(value) => value_out(py, &value),
+        None => Ok(PyDict::new(py).into_any()),
+    }
+}
+
+/// Strings (or None), as owned text.
+pub(crate) fn texts_in(list: &Bound<'_, PyList>) -> PyResult<Vec<Option<String>>> {
+    let mut out = Vec::with_capacity(list.len());
+    for (i, item) in list.iter().enumerate() {
+        if item.is_none() {
+            out.push(None);
+            continue;
+        }
+        let string =
+            item.cast::<PyString>().map_err(|_| invalid("text", Some(i), "a text must be a str or None".to_owned()))?;
+        out.push(Some(text(string, "text", i)?));
+    }
+    Ok(out)
+}

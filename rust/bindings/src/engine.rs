@@ -1,0 +1,300 @@
+//! The engine as a Python object, and the calls that look at a directory without opening it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engram_core::engine::{self, Damage};
+use engram_core::env::Env;
+use engram_core::error::Error;
+use engram_core::types::{Config, Durability, Metric};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::errors::{OrRaise, to_py};
+use crate::space::{Signals, Space};
+
+/// One engine, and the process it belongs to.
+pub(crate) struct Shared {
+    engine: engine::Engine,
+    pid: u32,
+    #[cfg(feature = "chaos")]
+    faults: Arc<engram_core::env::FaultPlan>,
+}
+
+impl Shared {
+    /// A forked child gets a clear error: the threads are its parent's.
+    pub(crate) fn engine(&self) -> PyResult<&engine::Engine> {
+        if std::process::id() == self.pid {
+            return Ok(&self.engine);
+        }
+        let what = format!("the engine belongs to process {}; after a fork open it again, and", self.pid);
+        Err(to_py(&Error::Closed { what }))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if std::process::id() != self.pid {
+            self.engine.forget_after_fork();
+        }
+    }
+}
+
+#[pyclass(frozen, module = "engram._core")]
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    path: Option<PathBuf>,
+}
+
+fn config(base: Config, durability: &str, limits: &Bound<'_, PyDict>) -> PyResult<Config> {
+    let mut config = Config { durability: Durability::parse(durability).or_raise()?, ..base };
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    config.partitions = Config::partitions_for(cores);
+    for (name, value) in limits {
+        config.set(&name.extract::<String>()?, value.extract()?).or_raise()?;
+    }
+    Ok(config)
+}
+
+fn directory(path: &Path) -> PyResult<Env> {
+    Env::real(path).map_err(|e| {
+        let path = path.display().to_string();
+        let message = e.to_string();
+        to_py(&match e.kind() {
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                Error::PermissionDenied { path, message }
+            }
+            _ => Error::Storage { path, errno: e.raw_os_error().unwrap_or(0), message: message.into() },
+        })
+    })
+}
+
+#[pymethods]
+impl Engine {
+    #[staticmethod]
+    #[pyo3(signature = (path, durability, limits))]
+    fn open(py: Python<'_>, path: Option<PathBuf>, durability: &str, limits: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let (base, env) = match &path {
+            Some(path) => (Config::default(), directory(path)?),
+            None => (Config::in_memory(), Env::in_memory()),
+        };
+        let config = config(base, durability, limits)?;
+        #[cfg(feature = "chaos")]
+        let (env, faults) = faulty(env);
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let engine = py.detach(|| engine::Engine::open(env, config, cores)).or_raise()?;
+        let shared = Shared {
+            engine,
+            pid: std::process::id(),
+            #[cfg(feature = "chaos")]
+            faults,
+        };
+        Ok(Self { shared: Arc::new(shared), path })
+    }
+
+    #[getter]
+    fn path(&self) -> Option<PathBuf> {
+        self.path.clone()
+    }
+
+    #[pyo3(signature = (name, dim, metric, durability))]
+    fn create_space(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        dim: u32,
+        metric: Option<&str>,
+        durability: Option<&str>,
+    ) -> PyResult<Space> {
+        let engine = self.shared.engine()?;
+        let metric = metric.map(Metric::parse).transpose().or_raise()?;
+        let durability = durability.map(Durability::parse).transpose().or_raise()?;
+        let signals = Signals::default();
+        let space = py.detach(|| engine.create_space(name, dim, metric, durability, &|| signals.look()));
+        Ok(Space { inner: signals.raise(space)?, shared: Arc::clone(&self.shared) })
+    }
+
+    fn space(&self, name: &str) -> PyResult<Space> {
+        let inner = self.shared.engine()?.core().space(name).or_raise()?;
+        Ok(Space { inner, shared: Arc::clone(&self.shared) })
+    }
+
+    fn spaces(&self) -> PyResult<Vec<String>> {
+        let core = self.shared.engine()?.core();
+        core.check_open().or_raise()?;
+        Ok(core.spaces.all().iter().filter(|s| !s.is_fenced()).map(|s| s.options.name.clone()).collect())
+    }
+
+    fn drop_space(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        let engine = self.shared.engine()?;
+        let signals = Signals::default();
+        let dropped = py.detach(|| engine.drop_space(name, &|| signals.look()));
+        signals.raise(dropped)
+    }
+
+    fn checkpoint(&self, py: Python<'_>) -> PyResult<()> {
+        let engine = self.shared.engine()?;
+        let signals = Signals::default();
+        let done = py.detach(|| engine.checkpoint(&|| signals.look()));
+        signals.raise(done)
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let engine = self.shared.engine()?;
+        py.detach(|| engine.close()).or_raise()
+    }
+
+    /// Called in a forked child.
+    fn forget_after_fork(&self) {
+        self.shared.engine.forget_after_fork();
+    }
+
+    fn state_hash(&self, py: Python<'_>) -> PyResult<u64> {
+        let engine = self.shared.engine()?;
+        py.detach(|| engine.core().state_hash()).or_raise()
+    }
+
+    fn limits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let c = &self.shared.engine()?.core().config;
+        let d = PyDict::new(py);
+        d.set_item("batch_items_max", c.batch_items_max)?;
+        d.set_item("batch_bytes_max", c.batch_bytes_max)?;
+        d.set_item("admission_timeout_ms", c.admission_timeout_ms)?;
+        Ok(d)
+    }
+
+    fn report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let r = &self.shared.engine()?.core().report;
+        let d = PyDict::new(py);
+        d.set_item("created", r.created)?;
+        d.set_item("damage", damage_out(py, &r.damage)?)?;
+        d.set_item("torn_bytes", r.torn_bytes)?;
+        d.set_item("groups_replayed", r.groups_replayed)?;
+        d.set_item("renewed", r.renewed.clone())?;
+        d.set_item("strays", r.strays)?;
+        d.set_item("seconds", r.nanos as f64 / 1e9)?;
+        Ok(d)
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let core = self.shared.engine()?.core();
+        core.check_open().or_raise()?;
+        let s = core.stats();
+        let d = PyDict::new(py);
+        for (name, value) in [
+            ("spaces", s.spaces),
+            ("observed", s.observed),
+            ("queue_bytes", s.queue_bytes),
+            ("unsealed_bytes", s.unsealed_bytes),
+            ("log_bytes", s.log_bytes),
+            ("sealed_bytes", s.sealed_bytes),
+            ("merged_bytes", s.merged_bytes),
+            ("checkpoint_bytes", s.checkpoint_bytes),
+            ("segment_fill_bytes", s.segment_fill_bytes),
+            ("seals", s.seals),
+            ("scrubbed_blocks", s.scrubbed_blocks),
+            ("maintenance_failures", s.maintenance_failures),
+        ] {
+            d.set_item(name, value)?;
+        }
+        d.set_item("maintenance_error", s.maintenance_error)?;
+        let partitions = PyList::empty(py);
+        for p in s.partitions {
+            let one = PyDict::new(py);
+            for (name, value) in [
+                ("spaces", p.spaces),
+                ("log_end", p.log_end),
+                ("log_synced", p.log_synced),
+                ("segment", p.segment),
+                ("checkpoint", p.checkpoint),
+                ("checkpoint_offset", p.checkpoint_offset),
+            ] {
+                one.set_item(name, value)?;
+            }
+            one.set_item("poisoned", p.poisoned)?;
+            partitions.append(one)?;
+        }
+        d.set_item("partitions", partitions)?;
+        Ok(d)
+    }
+
+    /// Test builds: makes chosen file calls fail, by `FaultPlan`'s rules; an empty string clears them.
+    #[cfg(feature = "chaos")]
+    fn inject(&self, rule: &str) -> PyResult<()> {
+        use engram_core::env::Rule;
+        if rule.is_empty() {
+            self.shared.faults.clear();
+            return Ok(());
+        }
+        let parsed = Rule::parse(rule);
+        let bad = || crate::errors::invalid("rule", None, format!("not a fault rule: {rule:?}"));
+        self.shared.faults.add(parsed.ok_or_else(bad)?);
+        Ok(())
+    }
+}
+
+#[cfg(feature = "chaos")]
+fn faulty(mut env: Env) -> (Env, Arc<engram_core::env::FaultPlan>) {
+    use engram_core::env::{FaultPlan, FaultyFiles, Rule};
+    let plan = Arc::new(FaultPlan::default());
+    let rules = std::env::var("ENGRAM_FAULTS").unwrap_or_default();
+    rules.split(',').filter_map(Rule::parse).for_each(|rule| plan.add(rule));
+    env.files = Arc::new(FaultyFiles::new(env.files, Arc::clone(&plan)));
+    (env, plan)
+}
+
+fn damage_out<'py>(py: Python<'py>, all: &[Damage]) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for damage in all {
+        let d = PyDict::new(py);
+        d.set_item("path", &damage.path)?;
+        d.set_item("offset", damage.offset)?;
+        d.set_item("reason", &damage.reason)?;
+        d.set_item("space", &damage.space)?;
+        d.set_item("lost", damage.lost)?;
+        list.append(d)?;
+    }
+    Ok(list)
+}
+
+fn existing(path: &Path) -> PyResult<Env> {
+    if path.is_dir() {
+        return directory(path);
+    }
+    Err(to_py(&Error::NotFound { what: format!("the directory {}", path.display()) }))
+}
+
+/// Checks every checksum of a directory no process has open.
+#[pyfunction]
+pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
+    let env = existing(&path)?;
+    let verdict = py.detach(|| engine::verify(&env)).or_raise()?;
+    let d = PyDict::new(py);
+    d.set_item("damage", damage_out(py, &verdict.damage)?)?;
+    d.set_item("torn_bytes", verdict.torn_bytes)?;
+    d.set_item("spaces", verdict.spaces)?;
+    d.set_item("memories", verdict.memories)?;
+    d.set_item("files", verdict.files)?;
+    d.set_item("bytes", verdict.bytes)?;
+    d.set_item("leftovers", verdict.leftovers)?;
+    Ok(d)
+}
+
+/// Says what is where in a directory no process has open.
+#[pyfunction]
+pub(crate) fn inspect(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
+    let env = existing(&path)?;
+    let seen = py.detach(|| engine::inspect(&env)).or_raise()?;
+    let d = PyDict::new(py);
+    d.set_item("directory_id", seen.directory_id)?;
+    d.set_item("partitions", seen.partitions)?;
+    d.set_item("created", seen.created)?;
+    d.set_item("lines", seen.lines)?;
+    Ok(d)
+}
+
+/// The kernels this process uses, by name.
+#[pyfunction]
+pub(crate) fn simd_level() -> &'static str {
+    engine::simd_level()
+}

@@ -1,0 +1,22 @@
+//! engram._core: conversion between Python and the engine, error mapping, nothing clever.
+//!
+//! Large calls copy what they need while attached, then detach: the GIL is free while the engine works. Waiting calls look for signals
+//! every few milliseconds.
+
+mod convert;
+mod engine;
+mod errors;
+mod memory;
+mod space;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use crate::engine::{Engine, inspect, simd_level, verify};
+    #[pymodule_export]
+    use crate::memory::Memory;
+    #[pymodule_export]
+    use crate::space::Space;
+}

@@ -1,0 +1,156 @@
+//! The parts of a running engine, shared by whoever drives them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crossbeam::queue::SegQueue;
+use parking_lot::Mutex;
+
+use super::catalogue::Catalogue;
+use super::ingest::Writer;
+use super::kept::Kept;
+use super::maintenance::Maintenance;
+use super::open::OpenReport;
+use crate::env::{Env, Port, Scheduler, Task};
+use crate::error::Error;
+use crate::queue::Depth;
+use crate::store::Spaces;
+use crate::types::codec::Seed;
+use crate::types::{Config, PartitionId, SpaceId};
+use crate::wal::Supply;
+
+/// Bytes written since the start, by what they were for.
+#[derive(Debug, Default)]
+pub struct Written {
+    pub log: AtomicU64,
+    pub sealed: AtomicU64,
+    pub merged: AtomicU64,
+    pub checkpoints: AtomicU64,
+    pub segments: AtomicU64,
+}
+
+/// One log, one writer at a time, and what belongs to them (T1).
+pub struct Partition {
+    pub id: PartitionId,
+    pub index: usize,
+    pub dir: String,
+    pub port: Arc<Port>,
+    pub supply: Arc<Supply>,
+    pub(super) writer: Mutex<Writer>,
+    /// Spaces with something in their lane.
+    pub ready: SegQueue<SpaceId>,
+    /// Something happened since the writer last looked. SeqCst with `writer`'s lock: see `Core::drive`.
+    pub dirty: AtomicBool,
+    /// The maintenance machine waits for everything to be synced.
+    pub sync_wanted: AtomicBool,
+    pub poisoned: OnceLock<String>,
+    pub(super) kept: Mutex<Kept>,
+}
+
+pub struct Core {
+    pub config: Config,
+    pub env: Env,
+    pub scheduler: Arc<dyn Scheduler>,
+    pub seed: Seed,
+    pub directory_id: [u8; 16],
+    pub spaces: Spaces,
+    pub partitions: Vec<Partition>,
+    pub(super) catalogue: Catalogue,
+    pub(super) maintenance: Mutex<Maintenance>,
+    pub maintenance_port: Arc<Port>,
+    pub process_depth: Depth,
+    pub process_unsealed: Arc<AtomicU64>,
+    pub written: Written,
+    pub report: OpenReport,
+    pub closing: AtomicBool,
+    pub observed: AtomicU64,
+}
+
+impl Partition {
+    /// Looks at the writer. Who came in the meantime left the work to the holder: it is passed on.
+    pub(super) fn with_writer<T>(&self, core: &Core, look: impl FnOnce(&mut Writer) -> T) -> T {
+        let seen = look(&mut self.writer.lock());
+        if self.dirty.load(Ordering::SeqCst) {
+            core.scheduler.wake(Task::Writer(self.index));
+        }
+        seen
+    }
+}
+
+impl Core {
+    pub fn now(&self) -> u64 {
+        self.env.clock.monotonic_nanos()
+    }
+
+    pub fn check_open(&self) -> Result<(), Error> {
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(Error::Closed { what: "the engine".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Says that partition `index` has work, and does a step of it here if no one else is at it. Either the lock is free, or its
+    /// holder will look at `dirty` after letting it go: nothing is left lying.
+    pub fn drive(&self, index: usize) {
+        let partition = &self.partitions[index];
+        partition.dirty.store(true, Ordering::SeqCst);
+        if self.step_partition(index) && partition.dirty.load(Ordering::SeqCst) {
+            self.scheduler.wake(Task::Writer(index));
+        }
+    }
+
+    /// One step of a partition's writer; false if another thread is at it.
+    pub fn step_partition(&self, index: usize) -> bool {
+        let partition = &self.partitions[index];
+        // Twice: what came during the first step is not left to a thread that must be woken. Not for ever: it is a caller's time.
+        for _ in 0..2 {
+            let Some(mut writer) = partition.writer.try_lock() else {
+                return false;
+            };
+            partition.dirty.store(false, Ordering::SeqCst);
+            let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.step(self, partition)));
+            match stepped {
+                Ok(true) => partition.dirty.store(true, Ordering::SeqCst),
+                Ok(false) => {}
+                Err(_) => writer.poison(partition, "the writer panicked"),
+            }
+            drop(writer);
+            if !partition.dirty.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        true
+    }
+
+    pub fn step_catalogue(&self) {
+        let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.catalogue.step(self)));
+        if stepped.is_err() {
+            self.catalogue.state.lock().panicked();
+        }
+    }
+
+    /// Runs one job of the catalogue's port; false if there is none.
+    pub fn run_catalogue_io(&self) -> bool {
+        self.catalogue.port.run_one()
+    }
+
+    /// One step of sealing, checkpoints and segments; true if it moved.
+    pub fn step_maintenance(&self) -> bool {
+        let Some(mut maintenance) = self.maintenance.try_lock() else {
+            return false;
+        };
+        let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| maintenance.step(self)));
+        stepped.unwrap_or_else(|_| {
+            maintenance.panicked(self);
+            true
+        })
+    }
+
+    /// Everything pushed is answered, everything answered is on the disk, and no I/O is under way.
+    pub fn is_quiet(&self) -> bool {
+        self.partitions
+            .iter()
+            .all(|p| !p.port.has_jobs() && p.with_writer(self, |w| w.is_quiet()) && p.ready.is_empty())
+            && self.catalogue.is_quiet()
+    }
+}

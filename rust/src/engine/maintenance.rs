@@ -1,0 +1,351 @@
+//! The one maintenance machine: makes log segments ready, seals, checkpoints, merges, frees; one job at a time, in steps (T3, T5).
+//!
+//! A failed job is given up, reported by `stats()` and `checkpoint()`, and tried again later with new files (D4: a file whose sync failed
+//! is never used). A panic counts as a failure of the job. Nothing here is needed for what is acknowledged: the log has it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::core::{Core, Partition};
+use super::sealing::{Goal, Progress, SealJob, merge_goal};
+use crate::env::{Files, Output, Task};
+use crate::error::Error;
+use crate::queue::{Reply, Ticket};
+use crate::records::SealedFile;
+use crate::store::Space;
+use crate::wal::{Supply, SupplyWork};
+
+/// Blocks checked in one job, and the pause between jobs: at most 25 MB/s, only when idle.
+const SCRUB_BLOCKS: usize = 64;
+const SCRUB_PACE_MS: u64 = 40;
+
+/// Where the scrub stands: this file is done up to this block; 0 and a path: all of it.
+#[derive(Default)]
+struct Scrub {
+    path: String,
+    block: usize,
+    next_at: u64,
+}
+
+enum Work {
+    Supply(Arc<Supply>, SupplyWork),
+    Seal(Box<SealJob>),
+    Abandon,
+    Scrub(Arc<SealedFile>, usize),
+}
+
+struct Request {
+    partition: usize,
+    reply: Reply<()>,
+}
+
+#[derive(Default)]
+pub(super) struct Maintenance {
+    work: Option<Work>,
+    next_tag: u64,
+    requests: VecDeque<Request>,
+    retry_at: u64,
+    supply_retry_at: u64,
+    merge_retry_at: u64,
+    pub(super) last_error: Option<Error>,
+    pub(super) failures: u64,
+    pub(super) seals: u64,
+    pub(super) scrubbed_blocks: u64,
+    scrub: Scrub,
+}
+
+impl Maintenance {
+    /// True if it moved.
+    pub(super) fn step(&mut self, core: &Core) -> bool {
+        if let Some(work) = self.work.take() {
+            let Some(done) = core.maintenance_port.poll() else {
+                self.work = Some(work);
+                return false;
+            };
+            if done.tag != self.next_tag {
+                // Of a job that a panicking step lost.
+                self.work = Some(work);
+                return true;
+            }
+            self.finished(core, work, done.result);
+            return true;
+        }
+        self.begin(core)
+    }
+
+    fn submit(&mut self, core: &Core, work: Work, job: crate::env::Job) {
+        self.next_tag += 1;
+        self.work = Some(work);
+        core.maintenance_port.submit(self.next_tag, job);
+    }
+
+    fn finished(&mut self, core: &Core, work: Work, result: std::io::Result<Output>) {
+        match work {
+            Work::Supply(supply, work) => {
+                let result = result.map_err(|e| Error::io(work.path(), &e));
+                if let Ok(Output::Count(bytes)) = &result {
+                    core.written.segments.fetch_add(*bytes, Ordering::Relaxed);
+                }
+                match &result {
+                    Ok(_) => self.last_error = None,
+                    Err(e) => {
+                        (self.failures, self.last_error) = (self.failures + 1, Some(e.clone()));
+                        self.supply_retry_at = core.now() + core.config.maintenance_retry_ms * 1_000_000;
+                    }
+                }
+                supply.finished(&work, result.map(|_| ()));
+                (0..core.partitions.len()).for_each(|i| core.drive(i));
+                core.step_catalogue();
+            }
+            Work::Seal(job) => match result {
+                Ok(output) => self.advance(core, job, output),
+                Err(e) => {
+                    let path = core.partitions[job.partition].dir.clone();
+                    self.give_up(core, &job, Error::io(&path, &e));
+                }
+            },
+            Work::Abandon => {}
+            Work::Scrub(file, next) => self.scrubbed(core, &file, next, result),
+        }
+    }
+
+    fn advance(&mut self, core: &Core, mut job: Box<SealJob>, output: Output) {
+        match job.advance(core, output) {
+            Ok(Progress::Submit(next)) => self.submit(core, Work::Seal(job), next),
+            Ok(Progress::Done) => {
+                self.last_error = None;
+                self.seals += 1;
+                self.answer(job.partition, &Ok(()));
+            }
+            Err(error) => self.give_up(core, &job, error),
+        }
+    }
+
+    fn give_up(&mut self, core: &Core, job: &SealJob, error: Error) {
+        self.answer(job.partition, &Err(error.clone()));
+        if job.merges() && matches!(error, Error::Corrupted { .. }) {
+            // The damage stays: trying again at once would only read it again.
+            job.note_damage(&error);
+            self.merge_retry_at = core.now() + core.config.scrub_pause_ms * 1_000_000;
+        }
+        self.failed(core, error);
+        if let Some(remove) = job.abandon(core) {
+            self.submit(core, Work::Abandon, remove);
+        }
+    }
+
+    fn failed(&mut self, core: &Core, error: Error) {
+        self.failures += 1;
+        self.last_error = Some(error);
+        self.retry_at = core.now() + core.config.maintenance_retry_ms * 1_000_000;
+    }
+
+    pub(super) fn panicked(&mut self, core: &Core) {
+        self.failed(core, Error::Poisoned { cause: "a maintenance step panicked; it will be tried again".to_owned() });
+        let error = self.last_error.clone();
+        for request in std::mem::take(&mut self.requests) {
+            request.reply.complete(Err(error.clone().unwrap_or(Error::Closed { what: "maintenance".to_owned() })));
+        }
+        for supply in core.partitions.iter().map(|p| &p.supply).chain([&core.catalogue.supply]) {
+            supply.abandon();
+        }
+    }
+
+    fn answer(&mut self, partition: usize, outcome: &Result<(), Error>) {
+        let all = std::mem::take(&mut self.requests);
+        let (done, rest): (VecDeque<Request>, _) = all.into_iter().partition(|r| r.partition == partition);
+        self.requests = rest;
+        done.into_iter().for_each(|r| r.reply.complete(outcome.clone()));
+    }
+
+    /// Its failures wait for their own time: a full disk must not keep sealing and its errors from being seen.
+    fn make_segments(&mut self, core: &Core) -> bool {
+        let supplies = core.partitions.iter().map(|p| &p.supply).chain([&core.catalogue.supply]);
+        for supply in supplies {
+            if let Some(work) = supply.work() {
+                let run = work.clone();
+                self.submit(core, Work::Supply(Arc::clone(supply), work), Box::new(move |files| run.run(files)));
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Chooses what is due.
+    fn begin(&mut self, core: &Core) -> bool {
+        if core.now() >= self.supply_retry_at && self.make_segments(core) {
+            return true;
+        }
+        if core.now() < self.retry_at {
+            return false;
+        }
+        if let Some(request) = self.requests.front() {
+            let partition = &core.partitions[request.partition];
+            return self.checkpoint_on_request(core, partition);
+        }
+        if let Some((index, goal)) = due(core) {
+            let always = core.partitions[index].kept.lock().wants_checkpoint();
+            return self.start(core, &core.partitions[index], &goal, always);
+        }
+        for partition in &core.partitions {
+            if core.now() >= self.merge_retry_at
+                && partition.poisoned.get().is_none()
+                && let Some(goal) = merge_goal(core, partition, core.config.merge_files)
+            {
+                return self.start(core, partition, &goal, false);
+            }
+        }
+        self.scrub_some(core)
+    }
+
+    /// With nothing else to do: a few more sealed blocks are checked, so that rot is met before it is needed (D5).
+    fn scrub_some(&mut self, core: &Core) -> bool {
+        if core.now() < self.scrub.next_at {
+            return false;
+        }
+        let parts = core.spaces.all().into_iter().flat_map(|s| s.view().sealed().to_vec());
+        let files: BTreeMap<_, _> = parts.filter_map(|p| p.file).map(|f| (f.path().to_owned(), f)).collect();
+        let at = self.scrub.path.clone();
+        let Some((path, file)) = files.range(at.clone()..).find(|(p, _)| **p > at || self.scrub.block > 0) else {
+            let pause_ms = if at.is_empty() { SCRUB_PACE_MS } else { core.config.scrub_pause_ms };
+            self.scrub = Scrub { next_at: core.now() + pause_ms * 1_000_000, ..Scrub::default() };
+            return false;
+        };
+        let from = if *path == at { self.scrub.block } else { 0 };
+        self.scrub.path.clone_from(path);
+        let checked = Arc::clone(file);
+        let job = move |_: &dyn Files| {
+            checked.verify_blocks(from, SCRUB_BLOCKS).map(|n| Output::Count(n as u64)).map_err(std::io::Error::other)
+        };
+        self.submit(core, Work::Scrub(Arc::clone(file), from + SCRUB_BLOCKS), Box::new(job));
+        true
+    }
+
+    fn scrubbed(&mut self, core: &Core, file: &SealedFile, next: usize, result: std::io::Result<Output>) {
+        // A pause after each piece: reads and writers come first.
+        self.scrub.next_at = core.now() + SCRUB_PACE_MS * 1_000_000;
+        self.scrub.block = 0;
+        match result {
+            Ok(Output::Count(n)) => {
+                self.scrubbed_blocks += n;
+                if n == SCRUB_BLOCKS as u64 {
+                    self.scrub.block = next;
+                }
+            }
+            Ok(_) => {}
+            Err(e) => {
+                let error = Error::corrupted(file.path(), 0, e.to_string());
+                let holds = |s: &&Arc<Space>| file.spaces().any(|id| id == s.options.id);
+                core.spaces.all().iter().filter(holds).for_each(|s| s.note_damage(&error));
+            }
+        }
+    }
+
+    fn checkpoint_on_request(&mut self, core: &Core, partition: &Partition) -> bool {
+        if let Some(cause) = partition.poisoned.get() {
+            self.answer(partition.index, &Err(Error::Poisoned { cause: cause.clone() }));
+            return true;
+        }
+        if !synced(core, partition) {
+            return false;
+        }
+        if self.start(core, partition, &Goal::All, false) {
+            return true;
+        }
+        self.answer(partition.index, &Ok(()));
+        true
+    }
+
+    fn start(&mut self, core: &Core, partition: &Partition, goal: &Goal, always: bool) -> bool {
+        let Some(job) = SealJob::plan(core, partition, goal, always) else {
+            return false;
+        };
+        self.advance(core, Box::new(job), Output::Nothing);
+        true
+    }
+
+    fn request(&mut self, partition: usize, reply: Reply<()>) {
+        self.requests.push_back(Request { partition, reply });
+    }
+}
+
+/// Whether all of the partition's log is on the disk; asks for it if not.
+fn synced(core: &Core, partition: &Partition) -> bool {
+    let unsynced = partition.with_writer(core, |w| w.log.unsynced_bytes()) > 0;
+    partition.sync_wanted.store(unsynced, Ordering::Release);
+    if unsynced {
+        core.drive(partition.index);
+    }
+    !unsynced
+}
+
+/// What sealing policy asks for (T5).
+fn due(core: &Core) -> Option<(usize, Goal)> {
+    let config = &core.config;
+    let well = |p: &&Partition| p.poisoned.get().is_none();
+    let of = |p: &Partition| core.spaces.of_partition(p.id);
+    let mut largest = None;
+    for partition in core.partitions.iter().filter(well) {
+        for space in of(partition) {
+            let bytes = space.unsealed_bytes();
+            if largest.as_ref().is_none_or(|(_, _, most)| bytes > *most) {
+                largest = Some((partition.index, space.options.id, bytes));
+            }
+        }
+    }
+    let (index, id, bytes) = largest?;
+    let process = core.process_unsealed.load(Ordering::Acquire) >= config.seal_process_bytes;
+    let mut candidate = None;
+    if bytes >= config.seal_space_bytes || (process && bytes >= config.seal_own_file_bytes_min) {
+        candidate = Some((index, Goal::One(id)));
+    } else if process {
+        let sum = |p: &Partition| of(p).iter().map(|s| s.unsealed_bytes()).sum::<u64>();
+        let fullest = core.partitions.iter().filter(well).max_by_key(|p| sum(p))?;
+        candidate = Some((fullest.index, Goal::All));
+    }
+    for partition in core.partitions.iter().filter(well) {
+        let kept = partition.kept.lock();
+        let position = kept.current.as_ref().map_or(0, |c| c.position.offset);
+        let wanted = kept.wants_checkpoint();
+        drop(kept);
+        let end = partition.with_writer(core, |w| w.log.synced().offset);
+        if candidate.is_none() && (wanted || end.saturating_sub(position) > config.checkpoint_log_bytes) {
+            candidate = Some((partition.index, Goal::All));
+        }
+    }
+    let (index, goal) = candidate?;
+    // Only what is on the disk can be sealed: without progress there, wait for it.
+    synced(core, &core.partitions[index]);
+    sealable(core, &core.partitions[index], &goal).then_some((index, goal))
+}
+
+fn sealable(core: &Core, partition: &Partition, goal: &Goal) -> bool {
+    let cut = partition.with_writer(core, |w| w.log.synced().offset);
+    match goal {
+        Goal::One(id) => core.spaces.get(*id).and_then(|s| s.first_unsealed()).is_some_and(|p| p.offset < cut),
+        _ => true,
+    }
+}
+
+impl Core {
+    /// Asks for a checkpoint of one partition; the answer comes by the ticket.
+    pub fn submit_checkpoint(&self, partition: usize) -> Arc<Ticket<()>> {
+        let ticket = Arc::new(Ticket::default());
+        self.maintenance.lock().request(partition, Reply::new(Arc::clone(&ticket)));
+        self.scheduler.wake(Task::Maintenance);
+        ticket
+    }
+
+    /// The engine closes: nobody will make the checkpoints that are asked for.
+    pub(super) fn refuse_checkpoints(&self) {
+        for request in std::mem::take(&mut self.maintenance.lock().requests) {
+            request.reply.complete(Err(Error::Closed { what: "the engine".to_owned() }));
+        }
+    }
+
+    /// The last failure of the maintenance machine, until something succeeds.
+    pub fn maintenance_error(&self) -> Option<Error> {
+        self.maintenance.lock().last_error.clone()
+    }
+}

@@ -1,0 +1,30 @@
+//! Who runs it all?
+//!
+//! `Core` holds the parts and is driven by `step` calls only: by the threads of `workers`, by a caller that has just pushed, or by a
+//! simulator in seeded order (T4). `ingest` is the one writer function; `catalogue` the log of spaces; `maintenance` seals, checkpoints
+//! and makes segments ready; `open` recovers; `calls` is what callers use.
+
+mod calls;
+mod catalogue;
+mod core;
+mod ingest;
+mod kept;
+mod maintenance;
+mod open;
+mod recovery;
+mod sealing;
+mod stats;
+mod verify;
+mod workers;
+
+pub use calls::{Admission, Found, Memory, Neighbours, Prepared};
+pub use core::{Core, Partition};
+pub use open::{Damage, OpenReport};
+pub use stats::{EngineStats, PartitionStats, SpaceStats};
+pub use verify::{Inspection, Verdict, inspect, verify};
+pub use workers::{Engine, Pulse};
+
+/// The name of the SIMD level the kernels run at.
+pub fn simd_level() -> &'static str {
+    engram_kernels::level().name()
+}

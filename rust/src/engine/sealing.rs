@@ -1,0 +1,447 @@
+//! Sealing and merging, planned and carried out: rows leave the tail for immutable files, then a checkpoint says so (T5, D9).
+//!
+//! A plan is made under the writer's lock: everything before the synced end is applied, so the captured views and the position agree.
+//! The order is fixed: files whole and durable → checkpoint durable → views swapped → what no kept checkpoint needs is freed. Nothing is
+//! taken away before what replaces it is on the disk.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::core::{Core, Partition};
+use super::kept::rows_path;
+use crate::env::{File, Job, Output, Site};
+use crate::error::Error;
+use crate::records::{RowSource, SealEncoder, SealSpace, SealedFile, SealedSummary};
+use crate::store::{SealedPart, Space, View};
+use crate::types::{FileId, Generation, LogPosition, PartitionId, SpaceId};
+use crate::wal::{Checkpoint, CheckpointFile, CheckpointSpace, FilePart, checkpoint_path, list_checkpoints};
+
+const CHUNK: usize = 1 << 20;
+
+/// What to put into files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// Every space of the partition.
+    All,
+    One(SpaceId),
+    /// These files of one space into one, of the next tier.
+    MergeOwn(SpaceId, Vec<FileId>),
+    /// These shared files into one.
+    MergeShared(Vec<FileId>),
+}
+
+struct PlannedSpace {
+    space: Arc<Space>,
+    view: Arc<View>,
+    /// Parts of the tail that get sealed.
+    take: usize,
+    /// Files whose part of this space is replaced.
+    replaced: Vec<FileId>,
+}
+
+struct OutputFile {
+    id: FileId,
+    tier: u32,
+    shared: bool,
+    encoder: SealEncoder,
+    file: Option<Arc<dyn File>>,
+    opened: Arc<Mutex<Option<Result<Arc<SealedFile>, Error>>>>,
+    whole: bool,
+}
+
+struct Sealed {
+    entry: CheckpointFile,
+    summary: SealedSummary,
+    file: Arc<SealedFile>,
+}
+
+enum Stage {
+    Files,
+    Checkpoint(Box<Checkpoint>),
+    Free,
+}
+
+pub(super) struct SealJob {
+    pub(super) partition: usize,
+    merge: bool,
+    spaces: Vec<PlannedSpace>,
+    position: LogPosition,
+    committed_at: i64,
+    outputs: VecDeque<OutputFile>,
+    sealed: Vec<Sealed>,
+    stage: Stage,
+    freed: Arc<Mutex<Vec<(String, u64)>>>,
+}
+
+/// What a job of a `SealJob` led to.
+pub(super) enum Progress {
+    Submit(Job),
+    Done,
+}
+
+impl SealJob {
+    /// Plans `goal`; None if there is nothing to do. Everything before the log's synced end is in the views captured here.
+    pub(super) fn plan(core: &Core, partition: &Partition, goal: &Goal, always: bool) -> Option<Self> {
+        let (cut, committed_at, captured) = partition.with_writer(core, |writer| {
+            let all = core.spaces.of_partition(partition.id);
+            let captured: Vec<(Arc<Space>, Arc<View>)> = all.into_iter().map(|s| (Arc::clone(&s), s.view())).collect();
+            (writer.log.synced(), writer.log.committed_at(), captured)
+        });
+        // A degraded space's lost ranges move into the checkpoint only with everything before them.
+        let degraded = captured.iter().any(|(s, _)| s.state().degraded.is_some());
+        let goal = if degraded && matches!(goal, Goal::One(_)) { &Goal::All } else { goal };
+        let spaces: Vec<PlannedSpace> = captured.into_iter().map(|(s, v)| plan_space(s, v, goal, cut)).collect();
+        let waiting = spaces.iter().filter_map(|s| s.view.tail().nth(s.take).map(|p| p.position));
+        let position = waiting.fold(cut, |a, b| if b.offset < a.offset { b } else { a });
+        let mut job = Self {
+            partition: partition.index,
+            merge: matches!(goal, Goal::MergeOwn(..) | Goal::MergeShared(_)),
+            spaces,
+            position,
+            committed_at,
+            outputs: VecDeque::new(),
+            sealed: Vec::new(),
+            stage: Stage::Files,
+            freed: Arc::default(),
+        };
+        let idle = job.spaces.iter().all(|s| s.take == 0 && s.replaced.is_empty());
+        let moved = partition.kept.lock().current.as_ref().is_none_or(|c| c.position.offset < position.offset);
+        if idle && !always && !moved {
+            return None;
+        }
+        job.make_outputs(core, partition, goal);
+        Some(job)
+    }
+
+    fn make_outputs(&mut self, core: &Core, partition: &Partition, goal: &Goal) {
+        let mut kept = partition.kept.lock();
+        let tier_of = |files: &[FileId]| {
+            let known = kept.current.iter().flat_map(|c| &c.files);
+            known.filter(|f| files.contains(&f.id)).map(|f| f.tier).max().unwrap_or(0) + 1
+        };
+        let (mut own, mut shared): (Vec<SealSpace>, Vec<SealSpace>) = (Vec::new(), Vec::new());
+        for planned in &self.spaces {
+            let parts = planned.sources();
+            if parts.is_empty() {
+                continue;
+            }
+            let bytes = planned.bytes();
+            let (space, dim) = (planned.space.options.id, planned.space.options.dim);
+            let seal = SealSpace { space, dim, parts };
+            let alone = match goal {
+                Goal::MergeOwn(..) => true,
+                Goal::MergeShared(_) => false,
+                _ => bytes >= core.config.seal_own_file_bytes_min,
+            };
+            if alone { own.push(seal) } else { shared.push(seal) }
+        }
+        let tier = match goal {
+            Goal::MergeOwn(_, files) | Goal::MergeShared(files) => tier_of(files),
+            _ => 0,
+        };
+        let groups = own.into_iter().map(|s| (vec![s], false)).chain((!shared.is_empty()).then_some((shared, true)));
+        for (spaces, is_shared) in groups {
+            let id = FileId(kept.next_file.max(1));
+            kept.next_file = id.0 + 1;
+            self.outputs.push_back(OutputFile {
+                id,
+                tier,
+                shared: is_shared,
+                encoder: SealEncoder::new(core.seed, partition.id, id, spaces),
+                file: None,
+                opened: Arc::default(),
+                whole: false,
+            });
+        }
+    }
+
+    /// Takes the result of the last job and says what comes next.
+    pub(super) fn advance(&mut self, core: &Core, result: Output) -> Result<Progress, Error> {
+        let partition = &core.partitions[self.partition];
+        match &self.stage {
+            Stage::Files => {
+                if let Some(job) = self.next_file_job(core, partition, result)? {
+                    return Ok(Progress::Submit(job));
+                }
+                let checkpoint = self.checkpoint(core, partition);
+                let (bytes, number) = (checkpoint.encode(core.seed, partition.id), checkpoint.number);
+                self.stage = Stage::Checkpoint(Box::new(checkpoint));
+                let dir = partition.dir.clone();
+                Ok(Progress::Submit(Box::new(move |files| Checkpoint::publish(&bytes, &dir, number, files))))
+            }
+            Stage::Checkpoint(checkpoint) => {
+                count(&core.written.checkpoints, &result);
+                let checkpoint = Checkpoint::clone(checkpoint);
+                partition.kept.lock().publish(checkpoint);
+                self.install();
+                self.stage = Stage::Free;
+                Ok(Progress::Submit(self.free_job(partition)))
+            }
+            Stage::Free => {
+                for (path, bytes) in self.freed.lock().drain(..) {
+                    partition.supply.free(path, bytes);
+                }
+                Ok(Progress::Done)
+            }
+        }
+    }
+
+    fn next_file_job(&mut self, core: &Core, partition: &Partition, result: Output) -> Result<Option<Job>, Error> {
+        let Some(output) = self.outputs.front_mut() else {
+            return Ok(None);
+        };
+        let path = rows_path(&partition.dir, output.id);
+        let tmp = format!("{path}.tmp");
+        if output.whole {
+            let opened = output.opened.lock().take();
+            let file = opened.unwrap_or_else(|| Err(Error::corrupted(&path, 0, "the new file was not opened")))?;
+            let summary = output.encoder.summary();
+            let entry = CheckpointFile {
+                id: output.id,
+                bytes: file.len(),
+                header_checksum: file.header_checksum(),
+                tier: output.tier,
+                shared: output.shared,
+            };
+            count(if self.merge { &core.written.merged } else { &core.written.sealed }, &Output::Count(file.len()));
+            self.sealed.push(Sealed { entry, summary, file });
+            self.outputs.pop_front();
+            return self.next_file_job(core, partition, Output::Nothing);
+        }
+        let Some(file) = output.file.clone() else {
+            if let Output::File(file) = result {
+                output.file = Some(file);
+                return self.next_file_job(core, partition, Output::Nothing);
+            }
+            return Ok(Some(Box::new(move |files| files.create(&tmp).map(Output::File))));
+        };
+        if let Some((at, bytes)) = output.encoder.next_chunk(CHUNK)? {
+            return Ok(Some(Box::new(move |_| file.write_at(at, &[&bytes]).map(|()| Output::Nothing))));
+        }
+        output.whole = true;
+        let (opened, id, seed, dir) = (Arc::clone(&output.opened), output.id, core.seed, partition.dir.clone());
+        let (partition, expected) = (partition.id, output.encoder.summary().header_checksum);
+        Ok(Some(Box::new(move |files| {
+            file.sync(Site::RowsSync)?;
+            files.rename(&tmp, &path, Site::RowsRename)?;
+            files.sync_dir(&format!("{dir}/rows"), Site::RowsDir)?;
+            let expected = Some((file.len()?, expected));
+            *opened.lock() = Some(SealedFile::open(files, &path, seed, partition, id, expected));
+            Ok(Output::Nothing)
+        })))
+    }
+
+    fn checkpoint(&self, core: &Core, partition: &Partition) -> Checkpoint {
+        let mut kept = partition.kept.lock();
+        let number = kept.next_number.max(1);
+        // A number is used once, even if publishing fails half-way.
+        kept.next_number = number + 1;
+        let mut spaces: Vec<CheckpointSpace> = Vec::new();
+        for planned in &self.spaces {
+            // Dropped since the plan was made: its files go with the checkpoints that name them.
+            if core.spaces.get(planned.space.options.id).is_some() {
+                spaces.push(self.checkpoint_space(planned));
+            }
+        }
+        let used: BTreeSet<FileId> = spaces.iter().flat_map(|s| s.parts.iter().map(|p| p.file)).collect();
+        let old = kept.current.iter().flat_map(|c| c.files.iter().cloned());
+        let files = old.chain(self.sealed.iter().map(|s| s.entry.clone())).filter(|f| used.contains(&f.id)).collect();
+        Checkpoint {
+            number,
+            position: self.position,
+            committed_at: self.committed_at,
+            next_file: kept.next_file,
+            files,
+            spaces,
+        }
+    }
+
+    fn checkpoint_space(&self, planned: &PlannedSpace) -> CheckpointSpace {
+        let state = planned.space.state();
+        // What stands for lost rows has no generation to go on from.
+        let next = planned.view.tail().skip(planned.take).find(|p| p.sound);
+        let last_generation = next.map_or(planned.view.watermark(), |p| Generation(p.rows.first().0 - 1));
+        let parts: Vec<FilePart> = self
+            .new_sealed(planned, planned.view.sealed())
+            .iter()
+            .filter(|p| p.place.rows > 0)
+            .map(|p| p.place)
+            .collect();
+        let through = parts.iter().map(|p| p.last).max().unwrap_or_default();
+        CheckpointSpace {
+            id: planned.space.options.id,
+            last_generation,
+            sealed_through: state.sealed_through.max(through),
+            incarnation: state.incarnation,
+            parts,
+            lost: state.lost,
+            degraded: state.degraded,
+        }
+    }
+
+    /// The space's sealed parts after this job: what `old` holds, less what is replaced, and the new ones.
+    fn new_sealed(&self, planned: &PlannedSpace, old: &[SealedPart]) -> Vec<SealedPart> {
+        let id = planned.space.options.id;
+        let mut parts: Vec<SealedPart> =
+            old.iter().filter(|p| !planned.replaced.contains(&p.place.file)).cloned().collect();
+        for sealed in &self.sealed {
+            let Some((_, first, last, rows)) = sealed.summary.spaces.iter().find(|s| s.0 == id).copied() else {
+                continue;
+            };
+            let Ok(source) = sealed.file.rows_of(id) else {
+                continue;
+            };
+            let place = FilePart { file: sealed.entry.id, first, last, rows };
+            let file = Some(Arc::clone(&sealed.file));
+            parts.push(SealedPart { place, file, bytes: source.bytes(), rows: Arc::new(source), sound: true });
+        }
+        for lost in planned.view.tail().take(planned.take).filter(|p| !p.sound) {
+            let place = FilePart { file: FileId(0), first: lost.rows.first(), last: lost.rows.last(), rows: 0 };
+            parts.push(SealedPart { place, file: None, rows: Arc::clone(&lost.rows), bytes: 0, sound: false });
+        }
+        parts.sort_by_key(|p| p.place.first);
+        parts
+    }
+
+    fn install(&self) {
+        for planned in self.spaces.iter().filter(|p| p.take > 0 || !p.replaced.is_empty()) {
+            let now = planned.space.view();
+            planned.space.install(self.new_sealed(planned, now.sealed()), planned.take);
+        }
+    }
+
+    /// Removes what neither kept checkpoint needs.
+    fn free_job(&self, partition: &Partition) -> Job {
+        let kept = partition.kept.lock();
+        let (oldest, named, damaged) = (kept.oldest_position(), kept.named_files(), kept.damaged);
+        let keep_from = kept.previous.as_ref().map_or(0, |c| c.number);
+        let current = kept.current.as_ref().map_or(0, |c| c.next_file);
+        drop(kept);
+        let (dir, freed) = (partition.dir.clone(), Arc::clone(&self.freed));
+        Box::new(move |files| {
+            let log = format!("{dir}/log");
+            for entry in files.list(&log)? {
+                let number = entry.name.strip_suffix(".log").and_then(|n| n.parse::<u64>().ok());
+                if !damaged && number.is_some_and(|n| n < oldest.segment) {
+                    freed.lock().push((format!("{log}/{}", entry.name), entry.bytes));
+                }
+            }
+            let (checkpoints, _) = list_checkpoints(files, &dir).map_err(|e| std::io::Error::other(e.to_string()))?;
+            for (number, _) in checkpoints.into_iter().filter(|(n, _)| *n < keep_from && !damaged) {
+                files.remove(&checkpoint_path(&dir, number))?;
+            }
+            let rows = format!("{dir}/rows");
+            for entry in files.list(&rows)? {
+                let Some(id) = super::kept::rows_id(&entry.name) else {
+                    continue;
+                };
+                if !damaged && !named.contains(&id) && id.0 < current {
+                    files.remove(&format!("{rows}/{}", entry.name))?;
+                }
+            }
+            Ok(Output::Nothing)
+        })
+    }
+
+    pub(super) fn merges(&self) -> bool {
+        self.merge
+    }
+
+    /// A source could not be read.
+    pub(super) fn note_damage(&self, error: &Error) {
+        self.spaces.iter().filter(|p| !p.replaced.is_empty()).for_each(|p| p.space.note_damage(error));
+    }
+
+    /// After a failure: the half-written file goes; whole ones stay, a checkpoint on the disk may name them.
+    pub(super) fn abandon(&self, core: &Core) -> Option<Job> {
+        let output = self.outputs.front()?;
+        let tmp = format!("{}.tmp", rows_path(&core.partitions[self.partition].dir, output.id));
+        Some(Box::new(move |files| files.remove(&tmp).map(|()| Output::Nothing)))
+    }
+}
+
+impl PlannedSpace {
+    fn sources(&self) -> Vec<Arc<dyn RowSource>> {
+        let merged = self.view.sealed().iter().filter(|p| self.replaced.contains(&p.place.file));
+        let tail = self.view.tail().take(self.take).filter(|p| p.sound);
+        merged.map(|p| Arc::clone(&p.rows)).chain(tail.map(|p| Arc::clone(&p.rows))).collect()
+    }
+
+    fn bytes(&self) -> u64 {
+        let merged = self.view.sealed().iter().filter(|p| self.replaced.contains(&p.place.file));
+        merged.map(|p| p.bytes).chain(self.view.tail().take(self.take).map(|p| p.bytes)).sum()
+    }
+}
+
+fn plan_space(space: Arc<Space>, view: Arc<View>, goal: &Goal, cut: LogPosition) -> PlannedSpace {
+    let id = space.options.id;
+    let sealing = match goal {
+        Goal::All => true,
+        Goal::One(one) => *one == id,
+        Goal::MergeOwn(..) | Goal::MergeShared(_) => false,
+    };
+    let take = if sealing { view.tail().take_while(|p| p.position.offset < cut.offset).count() } else { 0 };
+    let replaced = match goal {
+        Goal::MergeOwn(one, files) if *one == id => files.clone(),
+        Goal::MergeShared(files) => consecutive(&view, files),
+        _ => Vec::new(),
+    };
+    PlannedSpace { space, view, take, replaced }
+}
+
+/// Those of `files` that hold consecutive parts of this space, if at least two: others must stay where they are.
+fn consecutive(view: &View, files: &[FileId]) -> Vec<FileId> {
+    let mut best: Vec<FileId> = Vec::new();
+    let mut run: Vec<FileId> = Vec::new();
+    for part in view.sealed() {
+        if part.sound && files.contains(&part.place.file) {
+            run.push(part.place.file);
+        } else {
+            run.clear();
+        }
+        if run.len() > best.len() {
+            best.clone_from(&run);
+        }
+    }
+    if best.len() < 2 { Vec::new() } else { best }
+}
+
+fn count(counter: &std::sync::atomic::AtomicU64, output: &Output) {
+    if let Output::Count(bytes) = output {
+        counter.fetch_add(*bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Files that should become one: `fan` of the same tier, next to each other in one space or all shared.
+pub(super) fn merge_goal(core: &Core, partition: &Partition, fan: usize) -> Option<Goal> {
+    let kept = partition.kept.lock();
+    let current = kept.current.as_ref()?;
+    let known: BTreeMap<FileId, (u32, bool)> = current.files.iter().map(|f| (f.id, (f.tier, f.shared))).collect();
+    let mut shared: BTreeMap<u32, Vec<FileId>> = BTreeMap::new();
+    for file in current.files.iter().filter(|f| f.shared) {
+        shared.entry(file.tier).or_default().push(file.id);
+    }
+    drop(kept);
+    let spaces = core.spaces.of_partition(PartitionId(partition.index as u32));
+    for space in &spaces {
+        let mut run: Vec<(FileId, u32)> = Vec::new();
+        for part in space.view().sealed() {
+            let Some((tier, false)) = known.get(&part.place.file).copied().filter(|_| part.sound) else {
+                run.clear();
+                continue;
+            };
+            if run.last().is_some_and(|(_, t)| *t != tier) {
+                run.clear();
+            }
+            run.push((part.place.file, tier));
+            if run.len() == fan {
+                return Some(Goal::MergeOwn(space.options.id, run.iter().map(|r| r.0).collect()));
+            }
+        }
+    }
+    let due = shared.into_values().find(|files| files.len() >= fan)?;
+    let movable = spaces.iter().any(|s| !consecutive(&s.view(), &due).is_empty());
+    movable.then_some(Goal::MergeShared(due))
+}

@@ -1,0 +1,113 @@
+//! Figures, pulled: one snapshot of counters that the parts keep anyway.
+
+use std::sync::atomic::Ordering;
+
+use super::core::Core;
+use crate::store::Space;
+
+#[derive(Clone, Debug)]
+pub struct SpaceStats {
+    pub memories: u64,
+    pub generation: u64,
+    pub incarnation: u64,
+    pub queue_observations: u64,
+    pub queue_bytes: u64,
+    pub unsealed_bytes: u64,
+    pub sealed_bytes: u64,
+    pub sealed_parts: u64,
+    pub tail_parts: u64,
+    pub snapshots: u64,
+    pub recalls: u64,
+    pub degraded: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PartitionStats {
+    pub spaces: u64,
+    pub log_end: u64,
+    pub log_synced: u64,
+    pub segment: u64,
+    pub checkpoint: u64,
+    pub checkpoint_offset: u64,
+    pub poisoned: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct EngineStats {
+    pub spaces: u64,
+    pub observed: u64,
+    pub queue_bytes: u64,
+    pub unsealed_bytes: u64,
+    pub log_bytes: u64,
+    pub sealed_bytes: u64,
+    pub merged_bytes: u64,
+    pub checkpoint_bytes: u64,
+    pub segment_fill_bytes: u64,
+    pub seals: u64,
+    pub scrubbed_blocks: u64,
+    pub maintenance_failures: u64,
+    pub maintenance_error: Option<String>,
+    pub partitions: Vec<PartitionStats>,
+}
+
+impl Core {
+    pub fn space_stats(&self, space: &Space) -> SpaceStats {
+        let view = space.view();
+        let state = space.state();
+        SpaceStats {
+            memories: view.memories(),
+            generation: view.watermark().0,
+            incarnation: state.incarnation,
+            queue_observations: space.depth.observations(),
+            queue_bytes: space.depth.bytes(),
+            unsealed_bytes: space.unsealed_bytes(),
+            sealed_bytes: view.sealed().iter().map(|p| p.bytes).sum(),
+            sealed_parts: view.sealed().len() as u64,
+            tail_parts: view.tail_parts() as u64,
+            snapshots: space.pins.len() as u64,
+            recalls: space.recalls.load(Ordering::Relaxed),
+            degraded: state
+                .degraded
+                .or_else(|| space.damage())
+                .or_else(|| view.sealed().iter().any(|p| !p.sound).then(|| "a sealed file is damaged".to_owned())),
+        }
+    }
+
+    pub fn stats(&self) -> EngineStats {
+        let w = &self.written;
+        let partition = |p: &super::core::Partition| {
+            let (end, synced, segment) =
+                p.with_writer(self, |w| (w.log.end().offset, w.log.synced().offset, w.log.current_segment()));
+            let kept = p.kept.lock();
+            PartitionStats {
+                spaces: self.spaces.of_partition(p.id).len() as u64,
+                log_end: end,
+                log_synced: synced,
+                segment,
+                checkpoint: kept.current.as_ref().map_or(0, |c| c.number),
+                checkpoint_offset: kept.current.as_ref().map_or(0, |c| c.position.offset),
+                poisoned: p.poisoned.get().cloned(),
+            }
+        };
+        let maintenance = self.maintenance.lock();
+        let (failures, seals, scrubbed_blocks) = (maintenance.failures, maintenance.seals, maintenance.scrubbed_blocks);
+        let error = maintenance.last_error.as_ref().map(ToString::to_string);
+        drop(maintenance);
+        EngineStats {
+            spaces: self.spaces.len() as u64,
+            observed: self.observed.load(Ordering::Relaxed),
+            queue_bytes: self.process_depth.bytes(),
+            unsealed_bytes: self.process_unsealed.load(Ordering::Acquire),
+            log_bytes: w.log.load(Ordering::Relaxed),
+            sealed_bytes: w.sealed.load(Ordering::Relaxed),
+            merged_bytes: w.merged.load(Ordering::Relaxed),
+            checkpoint_bytes: w.checkpoints.load(Ordering::Relaxed),
+            segment_fill_bytes: w.segments.load(Ordering::Relaxed),
+            seals,
+            scrubbed_blocks,
+            maintenance_failures: failures,
+            maintenance_error: error,
+            partitions: self.partitions.iter().map(partition).collect(),
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! Threads, and the calls that wait. Threads only run I/O jobs and `step`; all they could do a simulator can do (T4).
+//!
+//! One I/O thread a partition, one for the catalogue, one for maintenance; min(partitions, cores) writer threads; one for the maintenance
+//! machine. After a completion the I/O thread itself steps the writer if nothing else waits for the disk. A caller that has just pushed
+//! steps the writer and runs its I/O too, if nobody is at it: alone, an acknowledgement costs no hop between threads. Writer threads take what is left, and the timers. `close` drains, writes
+//! clean closing groups, joins everything and returns what went wrong; `Drop` is a backstop.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::calls::{Admission, Prepared};
+use super::core::Core;
+use crate::env::{Env, Port, Scheduler, Task};
+use crate::error::Error;
+use crate::queue::{Committed, Ticket};
+use crate::store::Space;
+use crate::types::{Config, Durability, Metric, check_space_name};
+
+const TICK: Duration = Duration::from_millis(40);
+const SLICE: Duration = Duration::from_millis(20);
+const CLOSE_WAIT_MS: u64 = 30_000;
+
+/// Called while waiting; an error ends the wait (a signal came).
+pub type Pulse<'a> = &'a dyn Fn() -> Result<(), Error>;
+
+thread_local! {
+    /// This thread will run the jobs it causes: no need to wake the one whose they are.
+    static HELPING: Cell<bool> = const { Cell::new(false) };
+}
+
+#[derive(Default)]
+struct Threads {
+    io: Vec<OnceLock<Thread>>,
+    writers: Vec<OnceLock<Thread>>,
+    maintenance: OnceLock<Thread>,
+    stop: AtomicBool,
+}
+
+impl Scheduler for Threads {
+    fn wake(&self, task: Task) {
+        let thread = match task {
+            Task::Io(_) if HELPING.get() => None,
+            Task::Io(i) => self.io.get(i),
+            Task::Writer(i) => self.writers.get(i % self.writers.len().max(1)),
+            Task::Maintenance => Some(&self.maintenance),
+        };
+        if let Some(thread) = thread.and_then(OnceLock::get) {
+            thread.unpark();
+        }
+    }
+}
+
+/// A running engine.
+pub struct Engine {
+    core: Arc<Core>,
+    threads: Arc<Threads>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+    closed: Mutex<bool>,
+}
+
+impl Engine {
+    pub fn open(env: Env, config: Config, cores: usize) -> Result<Self, Error> {
+        engram_kernels::try_level().map_err(|e| Error::invalid("ENGRAM_SIMD", e.to_string()))?;
+        let slots = |n: usize| (0..n).map(|_| OnceLock::new()).collect::<Vec<_>>();
+        // The directory may have more partitions than asked for; 256 is the most there can be.
+        let threads = Arc::new(Threads { io: slots(258), writers: slots(cores.clamp(1, 64)), ..Threads::default() });
+        let core = Core::open(env, config, Arc::clone(&threads) as Arc<dyn Scheduler>)?;
+        let engine = Self { core, threads, handles: Mutex::default(), closed: Mutex::new(false) };
+        engine.start().map_err(|e| Error::io("a thread", &e))?;
+        Ok(engine)
+    }
+
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    fn spawn(
+        &self,
+        name: String,
+        slot: usize,
+        kind: fn(&Threads, usize) -> &OnceLock<Thread>,
+        run: impl Fn(&Core) + Send + 'static,
+    ) -> io::Result<()> {
+        let (core, threads) = (Arc::clone(&self.core), Arc::clone(&self.threads));
+        let body = move || {
+            let _ = kind(&threads, slot).set(std::thread::current());
+            while !threads.stop.load(Ordering::Acquire) {
+                run(&core);
+                std::thread::park_timeout(TICK);
+            }
+        };
+        let handle = std::thread::Builder::new().name(name).spawn(body)?;
+        self.handles.lock().push(handle);
+        Ok(())
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let partitions = self.core.partitions.len();
+        for i in 0..partitions {
+            self.spawn(
+                format!("engram-io-{i}"),
+                i,
+                |t, i| &t.io[i],
+                move |core| serve(core, &core.partitions[i].port, i),
+            )?;
+        }
+        self.spawn(
+            "engram-io-catalogue".to_owned(),
+            partitions,
+            |t, i| &t.io[i],
+            |core| {
+                while core.run_catalogue_io() {
+                    core.step_catalogue();
+                }
+            },
+        )?;
+        self.spawn(
+            "engram-io-maintenance".to_owned(),
+            partitions + 1,
+            |t, i| &t.io[i],
+            |core| {
+                while core.maintenance_port.run_one() {
+                    core.scheduler.wake(Task::Maintenance);
+                }
+            },
+        )?;
+        let writers = partitions.min(self.threads.writers.len());
+        let all = self.threads.writers.len();
+        for w in 0..all.min(writers.max(1)) {
+            self.spawn(
+                format!("engram-writer-{w}"),
+                w,
+                |t, i| &t.writers[i],
+                move |core| {
+                    for i in (w..core.partitions.len()).step_by(all) {
+                        while core.step_partition(i) && core.partitions[i].dirty.load(Ordering::SeqCst) {}
+                    }
+                    if w == 0 {
+                        core.step_catalogue();
+                    }
+                },
+            )?;
+        }
+        self.spawn("engram-maintenance".to_owned(), 0, |t, _| &t.maintenance, |core| while core.step_maintenance() {})
+    }
+
+    /// Makes a space, or opens the one of that name if it has these properties.
+    pub fn create_space(
+        &self,
+        name: &str,
+        dim: u32,
+        metric: Option<Metric>,
+        durability: Option<Durability>,
+        pulse: Pulse<'_>,
+    ) -> Result<Arc<Space>, Error> {
+        check_space_name(name)?;
+        Core::check_dim(dim)?;
+        loop {
+            match self.core.space(name) {
+                Ok(space) => return same_properties(space, dim, metric, durability),
+                Err(Error::NotFound { .. }) if self.core.spaces.named(name).is_some() => {
+                    let message = "it is being dropped".to_owned();
+                    return Err(Error::AlreadyExists { what: format!("space {name:?}"), message });
+                }
+                Err(Error::NotFound { .. }) => {}
+                Err(e) => return Err(e),
+            }
+            let ticket = self.core.submit_create(name, dim, metric.unwrap_or(Metric::Cosine), durability);
+            self.core.step_catalogue();
+            match self.wait(&ticket, pulse) {
+                // Another caller was quicker: its space is looked at like any other.
+                Err(Error::AlreadyExists { .. }) => {}
+                other => {
+                    other?;
+                }
+            }
+        }
+    }
+
+    /// Drops a space and its memories (K4). Waits for what was admitted before.
+    pub fn drop_space(&self, name: &str, pulse: Pulse<'_>) -> Result<(), Error> {
+        let space = self.core.space(name)?;
+        space.fence();
+        let dropped = self.drop_fenced(&space, pulse);
+        if !matches!(dropped, Ok(()) | Err(Error::Interrupted)) {
+            space.unfence();
+        }
+        dropped
+    }
+
+    fn drop_fenced(&self, space: &Arc<Space>, pulse: Pulse<'_>) -> Result<(), Error> {
+        while space.depth.observations() > 0 {
+            self.core.drive(space.options.partition.0 as usize);
+            pulse().inspect_err(|_| space.unfence())?;
+            space.gate.wait(SLICE, || space.depth.observations() == 0);
+        }
+        let ticket = self.core.submit_drop(space.options.id);
+        self.core.step_catalogue();
+        // Interrupted from here on, the drop may still happen: the space stays fenced until the catalogue has decided.
+        self.wait(&ticket, pulse).map(|_| ())
+    }
+
+    fn wait<T: Clone>(&self, ticket: &Ticket<T>, pulse: Pulse<'_>) -> Result<T, Error> {
+        loop {
+            if let Some(outcome) = ticket.wait(SLICE) {
+                return outcome;
+            }
+            pulse()?;
+        }
+    }
+
+    /// Waits for a permit, at most `timeout_ms`, then pushes; the acknowledgement comes by the ticket (P8).
+    pub fn submit(
+        &self,
+        space: &Arc<Space>,
+        prepared: Box<Prepared>,
+        timeout_ms: u64,
+        pulse: Pulse<'_>,
+    ) -> Result<Arc<Ticket<Committed>>, Error> {
+        let begun = self.core.now();
+        let mut prepared = prepared;
+        loop {
+            let index = space.options.partition.0 as usize;
+            let reason = match self.core.admit(space, prepared)? {
+                Admission::Admitted(ticket) => {
+                    self.help(index, &ticket);
+                    return Ok(ticket);
+                }
+                Admission::Full(back, reason) => {
+                    prepared = back;
+                    reason
+                }
+            };
+            let waited_ms = (self.core.now() - begun) / 1_000_000;
+            if waited_ms >= timeout_ms {
+                let full = self.core.maintenance_error().filter(Error::is_disk_full);
+                let reason = reason.to_owned();
+                return Err(full.unwrap_or(Error::Overloaded { retry_after_ms: 100, level: "OVERLOADED", reason }));
+            }
+            self.core.scheduler.wake(Task::Maintenance);
+            self.core.drive(index);
+            space.gate.wait(SLICE.min(Duration::from_millis(timeout_ms - waited_ms)), || false);
+            pulse()?;
+        }
+    }
+
+    /// A caller that would only wait writes and syncs itself, until its answer is there or another thread is at it.
+    fn help(&self, index: usize, ticket: &Ticket<Committed>) {
+        let port = &self.core.partitions[index].port;
+        HELPING.set(true);
+        self.core.drive(index);
+        while ticket.outcome().is_none() && port.run_one() {
+            self.core.drive(index);
+        }
+        HELPING.set(false);
+        if port.has_jobs() {
+            self.core.scheduler.wake(Task::Io(index));
+        }
+    }
+
+    /// Seals everything and makes both kept checkpoints sharp at the end of the log.
+    pub fn checkpoint(&self, pulse: Pulse<'_>) -> Result<(), Error> {
+        self.core.check_open()?;
+        for i in 0..self.core.partitions.len() {
+            let ticket = self.core.submit_checkpoint(i);
+            self.wait(&ticket, pulse)?;
+        }
+        Ok(())
+    }
+
+    /// Drains, closes the logs cleanly, ends the threads, gives the directory back. Says what went wrong.
+    pub fn close(&self) -> Result<(), Error> {
+        let mut closed = self.closed.lock();
+        if std::mem::replace(&mut *closed, true) {
+            return Ok(());
+        }
+        self.core.closing.store(true, Ordering::SeqCst);
+        let drained = self.drain() && self.close_logs();
+        self.stop();
+        self.core.refuse_checkpoints();
+        self.core.env.files.unlock();
+        if let Some(cause) = self.core.partitions.iter().find_map(|p| p.poisoned.get()) {
+            return Err(Error::Poisoned { cause: cause.clone() });
+        }
+        if drained { Ok(()) } else { Err(Error::Timeout { what: "closing".to_owned() }) }
+    }
+
+    fn drain(&self) -> bool {
+        let until = self.core.now() + CLOSE_WAIT_MS * 1_000_000;
+        while !self.core.is_quiet() {
+            for i in 0..self.core.partitions.len() {
+                self.core.drive(i);
+            }
+            self.core.step_catalogue();
+            std::thread::park_timeout(Duration::from_micros(200));
+            if self.core.now() > until {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn close_logs(&self) -> bool {
+        for partition in &self.core.partitions {
+            partition.with_writer(&self.core, |w| w.needs_clean_close() && w.close(&self.core, true));
+        }
+        self.core.catalogue.close(&self.core);
+        self.drain()
+    }
+
+    fn stop(&self) {
+        self.threads.stop.store(true, Ordering::Release);
+        for handle in std::mem::take(&mut *self.handles.lock()) {
+            handle.thread().unpark();
+            let _ = handle.join();
+        }
+    }
+
+    /// In a forked child: the threads are the parent's. Gives up the child's copy of the lock and touches nothing else.
+    pub fn forget_after_fork(&self) {
+        // A lock that another thread held at the fork is held for ever here: what cannot be had is left.
+        self.core.env.files.unlock();
+        if let Some(mut handles) = self.handles.try_lock() {
+            std::mem::forget(std::mem::take(&mut *handles));
+        }
+        if let Some(mut closed) = self.closed.try_lock() {
+            *closed = true;
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
+/// The I/O thread of a partition: jobs first; with none left, the writer's next step.
+fn serve(core: &Core, port: &Port, index: usize) {
+    while port.run_one() {
+        if port.has_jobs() {
+            core.partitions[index].dirty.store(true, Ordering::SeqCst);
+            core.scheduler.wake(Task::Writer(index));
+        } else {
+            core.drive(index);
+        }
+    }
+}
+
+fn same_properties(
+    space: Arc<Space>,
+    dim: u32,
+    metric: Option<Metric>,
+    durability: Option<Durability>,
+) -> Result<Arc<Space>, Error> {
+    let o = &space.options;
+    let differs = |message: String| Err(Error::AlreadyExists { what: format!("space {:?}", o.name), message });
+    if o.dim != dim {
+        return differs(format!("it has dim {}, not {dim}", o.dim));
+    }
+    if let Some(metric) = metric.filter(|m| *m != o.metric) {
+        return differs(format!("it has metric {:?}, not {:?}", o.metric.name(), metric.name()));
+    }
+    if let Some(durability) = durability.filter(|d| *d != space.durability) {
+        return differs(format!("it has durability {:?}, not {:?}", space.durability.name(), durability.name()));
+    }
+    Ok(space)
+}

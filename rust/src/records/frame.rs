@@ -1,0 +1,352 @@
+//! Frames: many observations in parallel fields, as `proto/engram/v1/frame.proto` says; what the wire carries and the log stores.
+//!
+//! `build_frame` makes one from columns, `FrameView` reads one as ranges into its bytes, without copying texts or vectors.
+
+use super::protobuf::{Field, Reader, put_bytes, put_tag, put_varint, unzigzag, zigzag};
+use crate::error::Error;
+
+/// `observed_at` of an item that has none.
+pub const TIME_ABSENT: i64 = i64::MIN;
+const HAS_TEXT: u8 = 1;
+const HAS_VECTOR: u8 = 2;
+
+/// Observations as columns; each `Some` has `count` entries.
+#[derive(Clone, Copy, Default)]
+pub struct Columns<'a> {
+    pub count: usize,
+    pub dim: usize,
+    /// `count` × `dim`, row by row.
+    pub vectors: Option<&'a [f32]>,
+    pub texts: Option<&'a [Option<&'a str>]>,
+    /// Canonical binary; empty = none.
+    pub metadata: Option<&'a [Vec<u8>]>,
+    pub observed_at: Option<&'a [i64]>,
+    pub confidence: Option<&'a [f32]>,
+}
+
+impl<'a> Columns<'a> {
+    /// Items [from, to).
+    #[must_use]
+    pub fn slice(&self, from: usize, to: usize) -> Columns<'a> {
+        Columns {
+            count: to - from,
+            dim: self.dim,
+            vectors: self.vectors.map(|v| &v[from * self.dim..to * self.dim]),
+            texts: self.texts.map(|t| &t[from..to]),
+            metadata: self.metadata.map(|m| &m[from..to]),
+            observed_at: self.observed_at.map(|o| &o[from..to]),
+            confidence: self.confidence.map(|c| &c[from..to]),
+        }
+    }
+
+    /// Bytes item `i` takes in a frame, near enough for limits.
+    pub fn item_bytes(&self, i: usize) -> usize {
+        let text = self.texts.and_then(|t| t[i]).map_or(0, str::len);
+        let metadata = self.metadata.map_or(0, |m| m[i].len());
+        text + metadata + self.vectors.map_or(0, |_| self.dim * 4) + 40
+    }
+}
+
+/// Encodes a frame. The vectors come last, appended as they are.
+pub fn build_frame(columns: &Columns<'_>) -> Vec<u8> {
+    let total: usize = 64 + (0..columns.count).map(|i| columns.item_bytes(i)).sum::<usize>();
+    let mut out = Vec::with_capacity(total);
+    put_tag(&mut out, 2, 0);
+    put_varint(&mut out, columns.count as u64);
+    if let Some(times) = columns.observed_at {
+        let mut packed = Vec::with_capacity(times.len() * 8);
+        times.iter().for_each(|t| put_varint(&mut packed, zigzag(*t)));
+        put_bytes(&mut out, 3, &packed);
+    }
+    if let Some(confidence) = columns.confidence {
+        let packed: Vec<u8> = confidence.iter().flat_map(|c| c.to_le_bytes()).collect();
+        put_bytes(&mut out, 4, &packed);
+    }
+    if let Some(texts) = columns.texts {
+        texts.iter().for_each(|t| put_bytes(&mut out, 5, t.unwrap_or("").as_bytes()));
+        if texts.iter().any(Option::is_none) {
+            let vector = if columns.vectors.is_some() { HAS_VECTOR } else { 0 };
+            let present: Vec<u8> = texts.iter().map(|t| vector | u8::from(t.is_some())).collect();
+            put_bytes(&mut out, 7, &present);
+        }
+    }
+    if let Some(metadata) = columns.metadata {
+        metadata.iter().for_each(|m| put_bytes(&mut out, 6, m));
+    }
+    if let Some(vectors) = columns.vectors {
+        put_tag(&mut out, 8, 0);
+        put_varint(&mut out, columns.dim as u64);
+        put_tag(&mut out, 15, 2);
+        put_varint(&mut out, vectors.len() as u64 * 4);
+        let at = out.len();
+        out.resize(at + vectors.len() * 4, 0);
+        for (bytes, v) in out[at..].chunks_exact_mut(4).zip(vectors) {
+            bytes.copy_from_slice(&v.to_le_bytes());
+        }
+    }
+    out
+}
+
+type Range = (u32, u32);
+
+/// Where everything is in a frame's bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FrameView {
+    count: usize,
+    dim: usize,
+    observed_at: Vec<i64>,
+    confidence: Vec<f32>,
+    texts: Vec<Range>,
+    metadata: Vec<Range>,
+    present: Option<Range>,
+    vectors: Range,
+    /// Vector slot an item, if not every item has a vector.
+    slots: Vec<u32>,
+}
+
+fn malformed(why: &str) -> Error {
+    Error::invalid("frame", format!("malformed frame: {why}"))
+}
+
+impl FrameView {
+    /// Reads a frame of any bytes: a typed error, never a panic, and no allocation beyond a small multiple of the input.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        if u32::try_from(bytes.len()).is_err() {
+            return Err(malformed("larger than 4 GiB"));
+        }
+        let mut view = Self::default();
+        let mut reader = Reader::new(bytes);
+        while !reader.is_done() {
+            let (number, field) = reader.field().ok_or_else(|| malformed("not protobuf"))?;
+            view.field(number, field).ok_or_else(|| malformed("a field of the wrong type"))?;
+        }
+        view.finish(bytes)
+    }
+
+    fn field(&mut self, number: u64, field: Field<'_>) -> Option<()> {
+        let range = |start: usize, b: &[u8]| Some((u32::try_from(start).ok()?, u32::try_from(b.len()).ok()?));
+        match (number, field) {
+            (2, Field::Varint(n)) => self.count = usize::try_from(n).ok()?,
+            (3, Field::Bytes(_, b)) => {
+                let mut r = Reader::new(b);
+                while !r.is_done() {
+                    self.observed_at.push(unzigzag(r.varint()?));
+                }
+            }
+            (3, Field::Varint(v)) => self.observed_at.push(unzigzag(v)),
+            (4, Field::Bytes(_, b)) => {
+                let mut r = Reader::new(b);
+                while !r.is_done() {
+                    self.confidence.push(f32::from_bits(r.fixed32()?));
+                }
+            }
+            (4, Field::Fixed32(v)) => self.confidence.push(f32::from_bits(v)),
+            (5, Field::Bytes(start, b)) => self.texts.push(range(start, b)?),
+            (6, Field::Bytes(start, b)) => self.metadata.push(range(start, b)?),
+            (7, Field::Bytes(start, b)) => self.present = Some(range(start, b)?),
+            (8, Field::Varint(n)) => self.dim = usize::try_from(n).ok()?,
+            (15, Field::Bytes(start, b)) => self.vectors = range(start, b)?,
+            (1, Field::Varint(_)) => {}
+            (1..=8 | 15, _) => return None,
+            // Unknown fields of a newer client are kept in the bytes and not looked at.
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn finish(mut self, bytes: &[u8]) -> Result<Self, Error> {
+        let n = self.count;
+        let wrong = |len: usize| len != 0 && len != n;
+        if n == 0 {
+            return Err(malformed("it holds no observation"));
+        }
+        if wrong(self.observed_at.len()) || wrong(self.confidence.len()) || wrong(self.texts.len()) {
+            return Err(malformed("fields of different lengths"));
+        }
+        if wrong(self.metadata.len()) || self.present.is_some_and(|(_, len)| len as usize != n) {
+            return Err(malformed("fields of different lengths"));
+        }
+        // Without these a count could promise more items than the bytes can hold.
+        if self.texts.is_empty() && self.vectors.1 == 0 {
+            return Err(malformed("neither texts nor vectors"));
+        }
+        let mut vectors = if self.vectors.1 == 0 { 0 } else { n };
+        if let Some((at, len)) = self.present {
+            let present = &bytes[at as usize..][..len as usize];
+            if present.iter().any(|p| *p & !(HAS_TEXT | HAS_VECTOR) != 0) {
+                return Err(malformed("unknown presence bits"));
+            }
+            if self.texts.is_empty() && present.iter().any(|p| p & HAS_TEXT != 0) {
+                return Err(malformed("a text is promised and absent"));
+            }
+            vectors = present.iter().filter(|p| **p & HAS_VECTOR != 0).count();
+            if vectors != n {
+                let mut next = 0;
+                self.slots.reserve(n);
+                for p in present {
+                    let has = p & HAS_VECTOR != 0;
+                    self.slots.push(if has { next } else { u32::MAX });
+                    next += u32::from(has);
+                }
+            }
+        } else if vectors == 0 {
+            self.slots = vec![u32::MAX; n];
+        }
+        if vectors.checked_mul(self.dim * 4) != Some(self.vectors.1 as usize) {
+            return Err(malformed("vectors and dim do not fit together"));
+        }
+        Ok(self)
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    pub fn has_vectors(&self) -> bool {
+        self.vectors.1 > 0
+    }
+
+    pub fn observed_at(&self, i: usize) -> Option<i64> {
+        self.observed_at.get(i).copied().filter(|t| *t != TIME_ABSENT)
+    }
+
+    pub fn confidence(&self, i: usize) -> f32 {
+        self.confidence.get(i).copied().unwrap_or(1.0)
+    }
+
+    pub fn text_bytes<'a>(&self, bytes: &'a [u8], i: usize) -> Option<&'a [u8]> {
+        let (at, len) = *self.texts.get(i)?;
+        let has = self.present.is_none_or(|(p, _)| bytes[p as usize + i] & HAS_TEXT != 0);
+        has.then(|| &bytes[at as usize..][..len as usize])
+    }
+
+    pub fn metadata<'a>(&self, bytes: &'a [u8], i: usize) -> &'a [u8] {
+        self.metadata.get(i).map_or(&[], |(at, len)| &bytes[*at as usize..][..*len as usize])
+    }
+
+    /// The vectors' bytes, all items that have one.
+    pub fn vectors<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.vectors.0 as usize..][..self.vectors.1 as usize]
+    }
+
+    /// Which of the frame's vectors is item `i`'s.
+    pub fn slot(&self, i: usize) -> Option<usize> {
+        match self.slots.get(i) {
+            None => Some(i),
+            Some(&u32::MAX) => None,
+            Some(slot) => Some(*slot as usize),
+        }
+    }
+
+    pub fn every_item_has_a_vector(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub fn vector<'a>(&self, bytes: &'a [u8], i: usize) -> Option<&'a [u8]> {
+        let size = self.dim * 4;
+        self.slot(i).map(|slot| &self.vectors(bytes)[slot * size..][..size])
+    }
+
+    /// Bytes this view takes beside the frame's own.
+    pub fn heap_bytes(&self) -> usize {
+        self.observed_at.len() * 8
+            + self.confidence.len() * 4
+            + (self.texts.len() + self.metadata.len()) * 8
+            + self.slots.len() * 4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use prost::Message;
+
+    /// The frame as prost sees it: the oracle.
+    #[derive(Clone, PartialEq, Message)]
+    struct Frame {
+        #[prost(uint64, tag = "1")]
+        first_sequence: u64,
+        #[prost(uint32, tag = "2")]
+        count: u32,
+        #[prost(sint64, repeated, tag = "3")]
+        observed_at: Vec<i64>,
+        #[prost(float, repeated, tag = "4")]
+        confidence: Vec<f32>,
+        #[prost(string, repeated, tag = "5")]
+        texts: Vec<String>,
+        #[prost(bytes = "vec", repeated, tag = "6")]
+        metadata: Vec<Vec<u8>>,
+        #[prost(bytes = "vec", tag = "7")]
+        present: Vec<u8>,
+        #[prost(uint32, tag = "8")]
+        dim: u32,
+        #[prost(bytes = "vec", tag = "15")]
+        vectors: Vec<u8>,
+    }
+
+    proptest! {
+        #[test]
+        fn frames_agree_with_prost(
+            items in prop::collection::vec((prop::option::of(".{0,20}"), prop::collection::vec(any::<u8>(), 0..8), any::<i64>(), 0f32..1.0), 1..20),
+            dim in 1usize..5,
+            with_vectors in any::<bool>(),
+        ) {
+            let texts: Vec<Option<&str>> = items.iter().map(|i| i.0.as_deref()).collect();
+            let metadata: Vec<Vec<u8>> = items.iter().map(|i| i.1.clone()).collect();
+            let times: Vec<i64> = items.iter().map(|i| i.2).collect();
+            let confidence: Vec<f32> = items.iter().map(|i| i.3).collect();
+            let vectors: Vec<f32> = (0..items.len() * dim).map(|i| i as f32).collect();
+            let columns = Columns {
+                count: items.len(), dim, vectors: with_vectors.then_some(&vectors[..]), texts: Some(&texts),
+                metadata: Some(&metadata), observed_at: Some(&times), confidence: Some(&confidence),
+            };
+            let bytes = build_frame(&columns);
+            let oracle = Frame::decode(&bytes[..]).unwrap();
+            let view = FrameView::parse(&bytes).unwrap();
+            prop_assert_eq!(oracle.count as usize, view.count());
+            prop_assert_eq!(&oracle.observed_at, &times);
+            prop_assert_eq!(&oracle.confidence, &confidence);
+            prop_assert_eq!(&oracle.metadata, &metadata);
+            prop_assert_eq!(&oracle.vectors[..], view.vectors(&bytes));
+            for (i, text) in texts.iter().enumerate() {
+                prop_assert_eq!(&oracle.texts[i], text.unwrap_or(""));
+                prop_assert_eq!(view.text_bytes(&bytes, i), text.map(str::as_bytes));
+                prop_assert_eq!(view.metadata(&bytes, i), &metadata[i][..]);
+                prop_assert_eq!(view.vector(&bytes, i).is_some(), with_vectors);
+            }
+            // What prost writes, we read: packed and in its own field order.
+            prop_assert_eq!(FrameView::parse(&oracle.encode_to_vec()).unwrap().count(), items.len());
+        }
+
+        #[test]
+        fn any_bytes_are_a_typed_answer(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(view) = FrameView::parse(&bytes) {
+                for i in 0..view.count() {
+                    let _ = (view.text_bytes(&bytes, i), view.metadata(&bytes, i), view.vector(&bytes, i));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn items_without_a_vector_keep_their_place() {
+        let frame = Frame {
+            count: 3,
+            texts: vec!["a".into(), String::new(), "c".into()],
+            present: vec![3, 2, 1],
+            dim: 1,
+            vectors: [1f32.to_le_bytes(), 2f32.to_le_bytes()].concat(),
+            ..Frame::default()
+        };
+        let bytes = frame.encode_to_vec();
+        let view = FrameView::parse(&bytes).unwrap();
+        assert_eq!((view.slot(0), view.slot(1), view.slot(2)), (Some(0), Some(1), None));
+        assert_eq!(view.text_bytes(&bytes, 1), None);
+        assert!(FrameView::parse(&Frame { count: 1 << 30, ..frame }.encode_to_vec()).is_err());
+    }
+}

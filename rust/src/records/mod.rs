@@ -1,0 +1,63 @@
+//! What does a memory carry?
+//!
+//! Text, metadata, times, confidence and the vector's bytes: as the frame that came in (`frame`), as canonical metadata
+//! (`metadata`), and as rows of sealed files (`sealed`, written by `seal`). A `RowSource` is where rows are read from: a frame's
+//! buffer or a mapped file. Nothing here knows spaces' state or durability.
+
+mod frame;
+mod metadata;
+mod protobuf;
+mod seal;
+mod sealed;
+mod validate;
+
+use crate::error::Error;
+use crate::types::Generation;
+
+pub use frame::{Columns, FrameView, TIME_ABSENT, build_frame};
+pub use metadata::{Value, check_metadata, decode_metadata, encode_metadata};
+pub use seal::{SealEncoder, SealSpace, SealedSummary};
+pub use sealed::{BLOCK, Run, SealedFile, SealedRows};
+pub use validate::{
+    Checked, NORM_MAX, NORM_MIN, check_frame, check_query, content_hashes, inverse_norm, inverse_norms,
+};
+
+/// One memory, borrowed from where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    pub generation: Generation,
+    pub committed_at: i64,
+    pub observed_at: Option<i64>,
+    pub confidence: f32,
+    pub inverse_norm: f32,
+    pub hash: u64,
+    pub text: Option<&'a str>,
+    /// Canonical binary; empty if there is none.
+    pub metadata: &'a [u8],
+    pub vector: Option<&'a [u8]>,
+}
+
+/// Rows with ascending generations.
+pub trait RowSource: Send + Sync {
+    fn rows(&self) -> usize;
+    fn first(&self) -> Generation;
+    fn last(&self) -> Generation;
+    fn generation_at(&self, row: usize) -> Generation;
+    fn row_of(&self, generation: Generation) -> Option<usize>;
+    fn row(&self, row: usize) -> Result<Row<'_>, Error>;
+    /// Why none of these rows can be read, if so: whoever would walk over them must say it.
+    fn damage(&self) -> Option<&Error> {
+        None
+    }
+    /// Rows whose vectors lie one after the other from `row` on, at most `limit`: their bytes and inverse norms. An empty answer for
+    /// a row without a vector.
+    fn vectors_from(&self, row: usize, limit: usize) -> Result<VectorRun<'_>, Error>;
+}
+
+/// Consecutive rows with vectors.
+pub struct VectorRun<'a> {
+    /// Rows covered, also those without a vector at the front (then `bytes` is empty).
+    pub rows: usize,
+    pub bytes: &'a [u8],
+    pub inverse_norms: Vec<f32>,
+}

@@ -1,0 +1,92 @@
+//! Rows that are not sealed yet, read from the buffer of the frame they came in (T5).
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::records::{FrameView, Row, RowSource, VectorRun};
+use crate::types::Generation;
+
+pub struct FrameRows {
+    frame: Arc<Vec<u8>>,
+    view: FrameView,
+    inverse_norms: Vec<f32>,
+    hashes: Vec<u64>,
+    first: Generation,
+    committed_at: i64,
+}
+
+impl FrameRows {
+    pub fn new(
+        frame: Arc<Vec<u8>>,
+        view: FrameView,
+        inverse_norms: Vec<f32>,
+        hashes: Vec<u64>,
+        first: Generation,
+        committed_at: i64,
+    ) -> Self {
+        Self { frame, view, inverse_norms, hashes, first, committed_at }
+    }
+
+    /// Memory the rows hold.
+    pub fn heap_bytes(&self) -> u64 {
+        (self.frame.len() + self.view.heap_bytes() + self.inverse_norms.len() * 4 + self.hashes.len() * 8 + 160) as u64
+    }
+}
+
+impl RowSource for FrameRows {
+    fn rows(&self) -> usize {
+        self.view.count()
+    }
+
+    fn first(&self) -> Generation {
+        self.first
+    }
+
+    fn last(&self) -> Generation {
+        Generation(self.first.0 + self.view.count() as u64 - 1)
+    }
+
+    fn generation_at(&self, row: usize) -> Generation {
+        self.first.plus(row as u64)
+    }
+
+    fn row_of(&self, generation: Generation) -> Option<usize> {
+        let row = usize::try_from(generation.0.checked_sub(self.first.0)?).ok()?;
+        (row < self.rows()).then_some(row)
+    }
+
+    fn row(&self, row: usize) -> Result<Row<'_>, Error> {
+        let text = self.view.text_bytes(&self.frame, row);
+        let text = text.map(std::str::from_utf8).transpose();
+        let text = text.map_err(|_| Error::corrupted("a log group", 0, "a text is not UTF-8"))?;
+        Ok(Row {
+            generation: self.first.plus(row as u64),
+            committed_at: self.committed_at,
+            observed_at: self.view.observed_at(row),
+            confidence: self.view.confidence(row),
+            inverse_norm: self.view.slot(row).map_or(0.0, |s| self.inverse_norms[s]),
+            hash: self.hashes[row],
+            text,
+            metadata: self.view.metadata(&self.frame, row),
+            vector: self.view.vector(&self.frame, row),
+        })
+    }
+
+    fn vectors_from(&self, row: usize, limit: usize) -> Result<VectorRun<'_>, Error> {
+        let limit = limit.min(self.rows() - row);
+        let Some(first) = self.view.slot(row) else {
+            return Ok(VectorRun { rows: 1, bytes: &[], inverse_norms: Vec::new() });
+        };
+        let mut n = 1;
+        if self.view.every_item_has_a_vector() {
+            n = limit;
+        } else {
+            while n < limit && self.view.slot(row + n).is_some() {
+                n += 1;
+            }
+        }
+        let size = self.view.dim() * 4;
+        let bytes = &self.view.vectors(&self.frame)[first * size..(first + n) * size];
+        Ok(VectorRun { rows: n, bytes, inverse_norms: self.inverse_norms[first..first + n].to_vec() })
+    }
+}

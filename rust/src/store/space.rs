@@ -1,0 +1,250 @@
+//! One space: what it is, what waits for it, and the view readers use.
+//!
+//! `view` is read by any thread (ArcSwap); it is written under `growing`, by apply and by the maintenance machine when sealed rows
+//! replace the tail's head. `numbered` belongs to the partition's writer. Counters are for limits and statistics: Relaxed, except the
+//! unsealed bytes, which admission compares with a limit (AcqRel, like the depth).
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::append::AppendList;
+use super::apply::Delta;
+use super::snapshot::Pins;
+use super::view::{Part, SealedPart, View};
+use super::watermark::Watermark;
+use crate::error::Error;
+use crate::queue::{Committed, Depth, Gate, Lane, Reply};
+use crate::records::Checked;
+use crate::types::{Config, Durability, Generation, LogPosition, SpaceOptions};
+
+/// A checked frame on its way.
+pub struct Batch {
+    pub frame: Arc<Vec<u8>>,
+    pub checked: Checked,
+    pub reply: Reply<Committed>,
+}
+
+/// Where a space's history stands when it is put into the store.
+#[derive(Clone, Debug, Default)]
+pub struct SpaceState {
+    pub last_generation: Generation,
+    pub sealed_through: Generation,
+    pub incarnation: u64,
+    pub lost: Vec<(Generation, Generation)>,
+    pub degraded: Option<String>,
+}
+
+pub struct Space {
+    pub options: SpaceOptions,
+    pub durability: Durability,
+    pub lane: Lane<Batch>,
+    pub depth: Depth,
+    pub gate: Gate,
+    pub pins: Pins,
+    numbered: AtomicU64,
+    view: ArcSwap<View>,
+    growing: Mutex<Watermark>,
+    unsealed: AtomicU64,
+    process_unsealed: Arc<AtomicU64>,
+    fenced: AtomicBool,
+    in_doubt: OnceLock<String>,
+    state: Mutex<SpaceState>,
+    pub recalls: AtomicU64,
+    damage: Mutex<Option<String>>,
+}
+
+impl Space {
+    pub fn new(
+        options: SpaceOptions,
+        durability: Durability,
+        config: &Config,
+        state: SpaceState,
+        process_unsealed: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            lane: Lane::default(),
+            depth: Depth::new(config.queue_observations_max, config.queue_bytes_max),
+            gate: Gate::default(),
+            pins: Pins::default(),
+            numbered: AtomicU64::new(state.last_generation.0),
+            view: ArcSwap::from_pointee(View::empty(state.last_generation)),
+            growing: Mutex::new(Watermark::new(state.last_generation)),
+            unsealed: AtomicU64::new(0),
+            process_unsealed,
+            fenced: AtomicBool::new(false),
+            in_doubt: OnceLock::new(),
+            state: Mutex::new(state),
+            recalls: AtomicU64::new(0),
+            damage: Mutex::default(),
+            options,
+            durability,
+        }
+    }
+
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    pub fn watermark(&self) -> Generation {
+        self.view.load().watermark
+    }
+
+    /// Gives the next `n` generations. Only the partition's writer calls this.
+    pub fn number(&self, n: u64) -> Generation {
+        Generation(self.numbered.fetch_add(n, Ordering::Relaxed) + 1)
+    }
+
+    pub fn numbered(&self) -> Generation {
+        Generation(self.numbered.load(Ordering::Relaxed))
+    }
+
+    /// Publishes what a group did to this space, by one swap.
+    pub fn publish(&self, delta: Delta) {
+        let mut watermark = self.growing.lock();
+        let mut view = View::clone(&self.view.load());
+        for part in delta.parts {
+            let last = view.tail_to.checked_sub(1).and_then(|i| view.tail.get(i)).map(|p| p.rows.last());
+            debug_assert!(!part.sound || last.is_none_or(|l| l < part.rows.first()), "parts come in order");
+            self.grow(part.bytes);
+            view.memories += if part.sound { part.rows.rows() as u64 } else { 0 };
+            view.tail.set(view.tail_to, part);
+            view.tail_to += 1;
+        }
+        for (first, last) in delta.ranges {
+            watermark.finish(first, last);
+        }
+        view.watermark = watermark.get();
+        self.numbered.fetch_max(view.watermark.0, Ordering::Relaxed);
+        if let Some(incarnation) = delta.incarnation {
+            self.state.lock().incarnation = incarnation;
+        }
+        self.view.store(Arc::new(view));
+    }
+
+    fn grow(&self, bytes: u64) {
+        self.unsealed.fetch_add(bytes, Ordering::AcqRel);
+        self.process_unsealed.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn shrink(&self, bytes: u64) {
+        self.unsealed.fetch_sub(bytes, Ordering::AcqRel);
+        self.process_unsealed.fetch_sub(bytes, Ordering::AcqRel);
+        self.gate.wake();
+    }
+
+    /// Replaces the sealed parts, and drops the first `sealed_parts` parts of the tail, which they hold now.
+    pub fn install(&self, sealed: Vec<SealedPart>, sealed_parts: usize) {
+        let _growing = self.growing.lock();
+        let old = self.view.load_full();
+        let tail = AppendList::default();
+        let mut freed = 0;
+        for (i, part) in old.tail().enumerate() {
+            if i < sealed_parts {
+                freed += part.bytes;
+            } else {
+                tail.set(i - sealed_parts, part.clone());
+            }
+        }
+        let mut state = self.state.lock();
+        let through = sealed.iter().filter(|s| s.sound).map(|s| s.place.last).max();
+        state.sealed_through = state.sealed_through.max(through.unwrap_or_default());
+        drop(state);
+        let rows: u64 = sealed.iter().filter(|s| s.sound).map(|s| s.place.rows).sum();
+        let tail_to = old.tail_to - sealed_parts;
+        let in_tail = |i: usize| tail.get(i).filter(|p: &&Part| p.sound).map_or(0, |p| p.rows.rows() as u64);
+        let memories = rows + (0..tail_to).map(in_tail).sum::<u64>();
+        let watermark = old.watermark;
+        self.view.store(Arc::new(View {
+            sealed: Arc::new(sealed),
+            tail: Arc::new(tail),
+            tail_to,
+            watermark,
+            memories,
+        }));
+        self.shrink(freed);
+    }
+
+    pub fn unsealed_bytes(&self) -> u64 {
+        self.unsealed.load(Ordering::Acquire)
+    }
+
+    /// The log before the oldest row that is not sealed.
+    pub fn first_unsealed(&self) -> Option<LogPosition> {
+        self.view.load().tail().next().map(|p| p.position)
+    }
+
+    /// From now on nothing new is admitted (K4).
+    pub fn fence(&self) {
+        self.fenced.store(true, Ordering::SeqCst);
+        self.gate.wake();
+    }
+
+    /// The drop did not happen: the space goes on.
+    pub fn unfence(&self) {
+        self.fenced.store(false, Ordering::SeqCst);
+    }
+
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::SeqCst)
+    }
+
+    /// The drop's record may be on the disk or not: only the next start knows, until then nothing more is admitted (D4).
+    pub fn doubt(&self, cause: &str) {
+        self.in_doubt
+            .get_or_init(|| format!("whether the space was dropped is not known before the next start: {cause}"));
+    }
+
+    /// Whether something may be admitted. Asked after the permit was taken: who drops fences first, then waits for the depth to
+    /// be zero, and unfences only after a doubt was noted.
+    pub fn admits(&self) -> Result<(), Error> {
+        if self.is_fenced() {
+            return Err(Error::NotFound { what: format!("space {:?} (dropped)", self.options.name) });
+        }
+        match self.in_doubt.get() {
+            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    pub fn state(&self) -> SpaceState {
+        let mut state = self.state.lock().clone();
+        state.last_generation = self.watermark();
+        state
+    }
+
+    /// Why nothing may be written: what the log lost could be reused otherwise.
+    pub fn refuses_writes(&self) -> Option<Error> {
+        let state = self.state.lock();
+        state
+            .degraded
+            .as_ref()
+            .map(|reason| Error::corrupted(format!("space {}", self.options.name), 0, reason.clone()))
+    }
+
+    /// Remembers damage that a read or the scrub met: the space is degraded from then on (D5).
+    pub fn note_damage(&self, error: &Error) {
+        if matches!(error, Error::Corrupted { .. }) {
+            self.damage.lock().get_or_insert_with(|| error.to_string());
+        }
+    }
+
+    pub fn damage(&self) -> Option<String> {
+        self.damage.lock().clone()
+    }
+
+    /// Marks the space as having lost rows of its log.
+    pub fn degrade(&self, reason: String, lost: Option<(Generation, Generation)>) {
+        let mut state = self.state.lock();
+        state.degraded.get_or_insert(reason);
+        state.lost.extend(lost);
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        self.process_unsealed.fetch_sub(self.unsealed.load(Ordering::Acquire), Ordering::AcqRel);
+    }
+}

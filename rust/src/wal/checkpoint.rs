@@ -1,0 +1,239 @@
+//! Where replay starts and which sealed files stand for what is before (D9). A small file per checkpoint; the two newest are kept.
+
+use std::io;
+
+use crate::env::{Files, Output, Site};
+use crate::error::Error;
+use crate::types::codec::{Cursor, Seed, Stamp, StampError, put_u32, put_u64};
+use crate::types::{FileId, Generation, LogPosition, PartitionId, SpaceId};
+
+const MAGIC: &[u8; 4] = b"ECKP";
+const HEADER: usize = 64;
+
+/// A sealed file as the checkpoint knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointFile {
+    pub id: FileId,
+    pub bytes: u64,
+    pub header_checksum: u64,
+    pub tier: u32,
+    /// Holds several spaces.
+    pub shared: bool,
+}
+
+/// The rows of one space in one sealed file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilePart {
+    pub file: FileId,
+    pub first: Generation,
+    pub last: Generation,
+    pub rows: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointSpace {
+    pub id: SpaceId,
+    /// The last generation that everything before the position, or sealed, has used.
+    pub last_generation: Generation,
+    /// Replay skips records up to here.
+    pub sealed_through: Generation,
+    pub incarnation: u64,
+    pub parts: Vec<FilePart>,
+    /// Generations the log lost to damage, and why the space is degraded.
+    pub lost: Vec<(Generation, Generation)>,
+    pub degraded: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub number: u64,
+    pub position: LogPosition,
+    pub committed_at: i64,
+    pub next_file: u64,
+    pub files: Vec<CheckpointFile>,
+    pub spaces: Vec<CheckpointSpace>,
+}
+
+pub fn checkpoint_path(dir: &str, number: u64) -> String {
+    format!("{dir}/checkpoint-{number:010}")
+}
+
+impl Checkpoint {
+    pub fn encode(&self, seed: Seed, partition: PartitionId) -> Vec<u8> {
+        let mut body = Vec::new();
+        let p = &self.position;
+        for v in [p.offset, p.segment, p.epoch, p.chain, self.committed_at.cast_unsigned(), self.next_file] {
+            put_u64(&mut body, v);
+        }
+        put_u32(&mut body, self.files.len() as u32);
+        for f in &self.files {
+            for v in [f.id.0, f.bytes, f.header_checksum] {
+                put_u64(&mut body, v);
+            }
+            put_u32(&mut body, f.tier);
+            put_u32(&mut body, u32::from(f.shared));
+        }
+        put_u32(&mut body, self.spaces.len() as u32);
+        for s in &self.spaces {
+            s.encode(&mut body);
+        }
+        let mut out = Vec::with_capacity(HEADER + body.len());
+        Stamp::put(&mut out, MAGIC);
+        put_u32(&mut out, partition.0);
+        put_u32(&mut out, 0);
+        put_u64(&mut out, self.number);
+        put_u64(&mut out, body.len() as u64);
+        out.resize(HEADER - 8, 0);
+        let mut all = out.clone();
+        all.extend_from_slice(&body);
+        let sum = seed.checksum(MAGIC, partition, self.number, &all);
+        put_u64(&mut out, sum);
+        out.extend_from_slice(&body);
+        out
+    }
+
+    pub fn decode(bytes: &[u8], seed: Seed, partition: PartitionId, number: u64) -> Result<Self, StampError> {
+        Stamp::check(bytes, MAGIC)?;
+        let head = bytes.get(..HEADER).ok_or(StampError::Damaged)?;
+        let (plain, sum) = head.split_at(HEADER - 8);
+        let mut all = plain.to_vec();
+        all.extend_from_slice(&bytes[HEADER..]);
+        if sum != seed.checksum(MAGIC, partition, number, &all).to_le_bytes() {
+            return Err(StampError::Damaged);
+        }
+        Self::body(Cursor::new(&bytes[HEADER..]), number).ok_or(StampError::Damaged)
+    }
+
+    fn body(mut c: Cursor<'_>, number: u64) -> Option<Self> {
+        let (offset, segment, epoch, chain) = (c.u64()?, c.u64()?, c.u64()?, c.u64()?);
+        let (committed_at, next_file) = (c.i64()?, c.u64()?);
+        let files = (0..c.count(32)?)
+            .map(|_| {
+                Some(CheckpointFile {
+                    id: FileId(c.u64()?),
+                    bytes: c.u64()?,
+                    header_checksum: c.u64()?,
+                    tier: c.u32()?,
+                    shared: c.u32()? != 0,
+                })
+            })
+            .collect::<Option<_>>()?;
+        let spaces = (0..c.count(44)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
+        let position = LogPosition { offset, segment, epoch, chain };
+        (c.remaining() == 0).then_some(Self { number, position, committed_at, next_file, files, spaces })
+    }
+
+    /// Puts the checkpoint in its place: temporary name, sync, rename, directory sync.
+    pub fn publish(bytes: &[u8], dir: &str, number: u64, files: &dyn Files) -> io::Result<Output> {
+        let path = checkpoint_path(dir, number);
+        let tmp = format!("{path}.tmp");
+        let file = files.create(&tmp)?;
+        file.write_at(0, &[bytes])?;
+        file.sync(Site::CheckpointSync)?;
+        files.rename(&tmp, &path, Site::CheckpointRename)?;
+        files.sync_dir(dir, Site::CheckpointDir)?;
+        Ok(Output::Count(bytes.len() as u64))
+    }
+}
+
+impl CheckpointSpace {
+    fn encode(&self, body: &mut Vec<u8>) {
+        for v in [self.id.0, self.last_generation.0, self.sealed_through.0, self.incarnation] {
+            put_u64(body, v);
+        }
+        put_u32(body, self.parts.len() as u32);
+        for part in &self.parts {
+            for v in [part.file.0, part.first.0, part.last.0, part.rows] {
+                put_u64(body, v);
+            }
+        }
+        put_u32(body, self.lost.len() as u32);
+        for (first, last) in &self.lost {
+            put_u64(body, first.0);
+            put_u64(body, last.0);
+        }
+        let reason = self.degraded.as_deref().unwrap_or("");
+        put_u32(body, reason.len() as u32);
+        body.extend_from_slice(reason.as_bytes());
+    }
+
+    fn decode(c: &mut Cursor<'_>) -> Option<Self> {
+        let (id, last, sealed, incarnation) = (SpaceId(c.u64()?), c.u64()?, c.u64()?, c.u64()?);
+        let parts = (0..c.count(32)?)
+            .map(|_| {
+                let (file, first) = (FileId(c.u64()?), Generation(c.u64()?));
+                Some(FilePart { file, first, last: Generation(c.u64()?), rows: c.u64()? })
+            })
+            .collect::<Option<_>>()?;
+        let lost =
+            (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect::<Option<_>>()?;
+        let reason = c.count(1)?;
+        let reason = std::str::from_utf8(c.take(reason)?).ok()?.to_owned();
+        Some(Self {
+            id,
+            last_generation: Generation(last),
+            sealed_through: Generation(sealed),
+            incarnation,
+            parts,
+            lost,
+            degraded: (!reason.is_empty()).then_some(reason),
+        })
+    }
+}
+
+/// Checkpoints in `dir`, newest first, and the temporary files a crash left.
+pub fn list_checkpoints(files: &dyn Files, dir: &str) -> Result<(Vec<(u64, String)>, Vec<String>), Error> {
+    let (mut found, mut leftovers) = (Vec::new(), Vec::new());
+    for entry in files.list(dir).map_err(|e| Error::io(dir, &e))? {
+        let Some(rest) = entry.name.strip_prefix("checkpoint-") else {
+            continue;
+        };
+        let path = format!("{dir}/{}", entry.name);
+        match rest.parse::<u64>() {
+            Ok(number) => found.push((number, path)),
+            Err(_) if rest.ends_with(".tmp") => leftovers.push(path),
+            // Somebody else's file.
+            Err(_) => {}
+        }
+    }
+    found.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+    Ok((found, leftovers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bit_of_a_checkpoint_counts() {
+        let seed = Seed::new(&[3; 16]);
+        let checkpoint = Checkpoint {
+            number: 7,
+            position: LogPosition { offset: 1024, segment: 2, epoch: 1, chain: 5 },
+            committed_at: -3,
+            next_file: 4,
+            files: vec![CheckpointFile { id: FileId(3), bytes: 9, header_checksum: 8, tier: 1, shared: true }],
+            spaces: vec![CheckpointSpace {
+                id: SpaceId(1),
+                last_generation: Generation(10),
+                sealed_through: Generation(9),
+                incarnation: 6,
+                parts: vec![FilePart { file: FileId(3), first: Generation(1), last: Generation(9), rows: 9 }],
+                lost: vec![(Generation(4), Generation(5))],
+                degraded: Some("log".to_owned()),
+            }],
+        };
+        let mut bytes = checkpoint.encode(seed, PartitionId(1));
+        let decode = |bytes: &[u8], n| Checkpoint::decode(bytes, seed, PartitionId(1), n).ok();
+        assert_eq!(decode(&bytes, 7), Some(checkpoint));
+        assert_eq!(decode(&bytes, 8), None, "misplaced");
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&bytes, 7), None, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        for cut in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..cut], 7), None);
+        }
+    }
+}

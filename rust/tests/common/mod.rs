@@ -1,0 +1,416 @@
+//! A whole engine on a simulated disk and clock, driven from one seed, and the oracle that judges it.
+//!
+//! The oracle knows what was submitted and what was answered, in order; `check` compares a reopened engine with it and returns what is
+//! wrong as text, so that sabotage tests can ask for a failure.
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "test support, shared by several test files"
+)]
+
+mod oracle;
+mod rig;
+
+use std::sync::Arc;
+
+use engram_core::engine::{Admission, Core};
+use engram_core::env::{
+    CrashModel, DiskState, Env, FaultPlan, FaultyFiles, MemoryFiles, Scheduler, SimClock, SimRandom, Task, TraceOp,
+};
+use engram_core::error::Error;
+use engram_core::queue::{Committed, Ticket};
+use engram_core::records::{Columns, build_frame};
+use engram_core::types::{Config, Durability, Metric, SpaceId};
+use rand_core::Rng;
+use rand_pcg::Pcg64;
+
+pub use oracle::{Batch, End, Event, Oracle, SpaceModel, contents};
+pub use rig::Rig;
+
+pub struct Nobody;
+
+impl Scheduler for Nobody {
+    fn wake(&self, _task: Task) {}
+}
+
+/// Small limits: rotation, sealing, merging and checkpoints all the time.
+pub fn tiny() -> Config {
+    Config {
+        partitions: 2,
+        segment_bytes_first: 16 << 10,
+        segment_bytes_max: 32 << 10,
+        seal_space_bytes: 6 << 10,
+        seal_process_bytes: 24 << 10,
+        seal_own_file_bytes_min: 3 << 10,
+        checkpoint_log_bytes: 24 << 10,
+        merge_files: 2,
+        idle_close_ms: 20,
+        maintenance_retry_ms: 5,
+        unsynced_bytes_max: 4 << 10,
+        ..Config::default()
+    }
+}
+
+pub fn seeded(seed: u64) -> Pcg64 {
+    Pcg64::new(u128::from(seed), 0x5851_f42d_4c95_7f2d)
+}
+
+pub fn below(rng: &mut Pcg64, n: u64) -> u64 {
+    rng.next_u64() % n
+}
+
+fn vector(uid: u64) -> [f32; 3] {
+    [1.0 + (uid % 97) as f32, (uid % 13) as f32, (uid % 7) as f32 - 3.0]
+}
+
+pub struct Sim {
+    pub files: MemoryFiles,
+    pub clock: Arc<SimClock>,
+    pub faults: Arc<FaultPlan>,
+    pub core: Option<Arc<Core>>,
+    pub oracle: Oracle,
+    pub rng: Pcg64,
+    pub config: Config,
+    pub poisoned: bool,
+    boot: u64,
+    seed: u64,
+    pending: Vec<(usize, Arc<Ticket<Committed>>)>,
+    creating: Vec<(usize, Arc<Ticket<SpaceId>>)>,
+    drops: Vec<(usize, Option<Arc<Ticket<SpaceId>>>)>,
+    checkpoints: Vec<Arc<Ticket<()>>>,
+    next_uid: u64,
+    told_before: usize,
+}
+
+impl Sim {
+    pub fn new(seed: u64, config: Config) -> Self {
+        Self::over(seed, config, DiskState::default(), 1, Oracle::default())
+    }
+
+    pub fn over(seed: u64, config: Config, state: DiskState, boot: u64, oracle: Oracle) -> Self {
+        Self {
+            files: MemoryFiles::with_state(state, boot, true),
+            clock: Arc::new(SimClock::new(1_700_000_000_000_000 + boot * 1_000_000_000)),
+            faults: Arc::new(FaultPlan::default()),
+            core: None,
+            next_uid: oracle.batches.iter().flat_map(|b| &b.uids).max().map_or(1, |u| u + 1),
+            oracle,
+            rng: seeded(seed),
+            config,
+            poisoned: false,
+            boot,
+            seed,
+            pending: Vec::new(),
+            creating: Vec::new(),
+            drops: Vec::new(),
+            checkpoints: Vec::new(),
+            told_before: 0,
+        }
+    }
+
+    pub fn open(&mut self) -> Result<(), Error> {
+        let env = Env {
+            clock: self.clock.clone(),
+            files: Arc::new(FaultyFiles::new(Arc::new(self.files.clone()), self.faults.clone())),
+            random: Arc::new(SimRandom::new(self.seed ^ self.boot)),
+        };
+        self.core = Some(Core::open(env, self.config.clone(), Arc::new(Nobody))?);
+        Ok(())
+    }
+
+    pub fn core(&self) -> Arc<Core> {
+        self.core.clone().expect("open")
+    }
+
+    fn event(&mut self, event: Event) {
+        self.oracle.events.push(event);
+        self.files.mark(self.oracle.events.len() as u64);
+    }
+
+    /// One random thing happens: a caller's, a machine's or the disk's.
+    pub fn act(&mut self) {
+        let core = self.core();
+        let n = core.partitions.len() as u64;
+        match below(&mut self.rng, 100) {
+            0..2 => self.create(),
+            2..22 => self.observe(),
+            22..23 => self.begin_drop(),
+            23..24 => {
+                let at = below(&mut self.rng, n) as usize;
+                self.checkpoints.push(core.submit_checkpoint(at));
+            }
+            24..45 => drop(core.step_partition(below(&mut self.rng, n) as usize)),
+            45..66 => drop(core.partitions[below(&mut self.rng, n) as usize].port.run_one()),
+            66..76 => drop(core.step_maintenance()),
+            76..86 => drop(core.maintenance_port.run_one()),
+            86..90 => core.step_catalogue(),
+            90..94 => drop(core.run_catalogue_io()),
+            _ => self.clock.advance_micros(1 + below(&mut self.rng, 9_000)),
+        }
+        self.poll();
+    }
+
+    pub fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.act();
+        }
+    }
+
+    /// Lets everything finish.
+    pub fn settle(&mut self) {
+        let core = self.core();
+        for round in 0..20_000 {
+            let mut moved = false;
+            for i in 0..core.partitions.len() {
+                core.step_partition(i);
+                moved |= core.partitions[i].port.run_one();
+            }
+            core.step_catalogue();
+            moved |= core.run_catalogue_io() | core.step_maintenance() | core.maintenance_port.run_one();
+            self.clock.advance_micros(1_000);
+            self.poll();
+            let waiting = !self.pending.is_empty() || !self.creating.is_empty() || !self.drops.is_empty();
+            if !moved && !waiting && core.is_quiet() && round > 50 {
+                return;
+            }
+        }
+        panic!("seed {}: the engine does not come to rest", self.seed);
+    }
+
+    fn create(&mut self) {
+        if self.oracle.spaces.iter().filter(|s| !s.dropped).count() >= 4 {
+            return;
+        }
+        let name = format!("s{}", below(&mut self.rng, 6));
+        if self.oracle.spaces.iter().any(|s| s.name == name && !s.dropped) {
+            return;
+        }
+        let durability =
+            [Durability::Sync, Durability::Sync, Durability::Os, Durability::Memory][below(&mut self.rng, 4) as usize];
+        let before = self.oracle.spaces.iter().filter(|s| s.name == name && s.id.is_some());
+        let greatest = before.map(|s| s.greatest).max().unwrap_or(0);
+        let ticket = self.core().submit_create(&name, 3, Metric::Cosine, Some(durability));
+        let model = SpaceModel {
+            name,
+            id: None,
+            durability,
+            batches: Vec::new(),
+            dropping: false,
+            dropped: false,
+            greatest,
+            before: greatest,
+        };
+        self.oracle.spaces.push(model);
+        self.creating.push((self.oracle.spaces.len() - 1, ticket));
+    }
+
+    fn live(&mut self) -> Option<usize> {
+        let live: Vec<usize> = (0..self.oracle.spaces.len())
+            .filter(|i| {
+                let s = &self.oracle.spaces[*i];
+                s.id.is_some() && !s.dropping && !s.dropped
+            })
+            .collect();
+        (!live.is_empty()).then(|| live[below(&mut self.rng, live.len() as u64) as usize])
+    }
+
+    fn observe(&mut self) {
+        let Some(space) = self.live() else { return };
+        let n = [1, 1, 2, 5, 40][below(&mut self.rng, 5) as usize];
+        let uids: Vec<u64> = (self.next_uid..self.next_uid + n).collect();
+        self.next_uid += n;
+        let frame = frame_of(&uids, below(&mut self.rng, 4) == 0);
+        let core = self.core();
+        let target = core.spaces.get(self.oracle.spaces[space].id.unwrap()).unwrap();
+        let prepared = core.prepare(&target, frame).unwrap();
+        match core.admit(&target, prepared) {
+            Ok(Admission::Admitted(ticket)) => {
+                let batch = self.oracle.batches.len();
+                self.oracle.batches.push(Batch { space, uids, first: None, refused: false });
+                self.oracle.spaces[space].batches.push(batch);
+                self.pending.push((batch, ticket));
+            }
+            Ok(Admission::Full(..)) | Err(_) => {}
+        }
+    }
+
+    fn begin_drop(&mut self) {
+        let Some(space) = self.live() else { return };
+        self.oracle.spaces[space].dropping = true;
+        self.core().spaces.get(self.oracle.spaces[space].id.unwrap()).unwrap().fence();
+        self.drops.push((space, None));
+    }
+
+    fn poll(&mut self) {
+        let mut acked = Vec::new();
+        let mut poisoned = false;
+        let (batches, spaces) = (&mut self.oracle.batches, &mut self.oracle.spaces);
+        self.pending.retain(|(batch, ticket)| match ticket.outcome() {
+            None => true,
+            Some(outcome) => {
+                match outcome {
+                    Ok(committed) => {
+                        let b = &mut batches[*batch];
+                        b.first = Some(committed.first.0);
+                        let space = &mut spaces[b.space];
+                        space.greatest = space.greatest.max(committed.first.0 + b.uids.len() as u64 - 1);
+                        acked.push(Event::Acked { batch: *batch });
+                    }
+                    Err(Error::Poisoned { .. }) => poisoned = true,
+                    Err(_) => batches[*batch].refused = true,
+                }
+                false
+            }
+        });
+        self.poisoned |= poisoned;
+        self.creating.retain(|(space, ticket)| match ticket.outcome() {
+            None => true,
+            Some(Ok(id)) => {
+                spaces[*space].id = Some(id);
+                acked.push(Event::Created { space: *space });
+                false
+            }
+            Some(Err(error)) => {
+                spaces[*space].dropped = true;
+                if !matches!(error, Error::Poisoned { .. }) {
+                    // Refused: it never happened, whatever the next start finds.
+                    acked.push(Event::Dropped { space: *space });
+                }
+                false
+            }
+        });
+        for (space, ticket) in &mut self.drops {
+            let id = spaces[*space].id.unwrap();
+            let core = self.core.clone().expect("open");
+            if ticket.is_none() && core.spaces.get(id).is_some_and(|s| s.depth.observations() == 0) {
+                *ticket = Some(core.submit_drop(id));
+            }
+        }
+        self.drops.retain(|(space, ticket)| match ticket.as_ref().and_then(|t| t.outcome()) {
+            None => true,
+            Some(outcome) => {
+                if outcome.is_ok() {
+                    spaces[*space].dropped = true;
+                    acked.push(Event::Dropped { space: *space });
+                }
+                false
+            }
+        });
+        self.checkpoints.retain(|t| t.outcome().is_none());
+        acked.into_iter().for_each(|event| self.event(event));
+    }
+
+    /// Ends the run as a closed engine would.
+    pub fn close(&mut self) {
+        self.settle();
+        self.core.take();
+        self.files.unlock_for_test();
+    }
+}
+
+impl Sim {
+    /// Follows the trace; at each cut `look` sees what the crash model holds and what had been told by then.
+    pub fn walk(&self, mut look: impl FnMut(usize, &CrashModel, usize) -> Result<(), String>) -> Result<(), String> {
+        let trace = self.files.trace();
+        let mut model = CrashModel::new(&trace);
+        let mut told = self.told_before;
+        for (at, op) in trace.ops.iter().enumerate() {
+            model.apply(op);
+            if let TraceOp::Mark(n) = op {
+                told = *n as usize;
+            }
+            look(at, &model, told).map_err(|e| format!("cut {at} after {}: {e}", short(op)))?;
+        }
+        Ok(())
+    }
+
+    /// The life after this one: on what a random end of it left. Checks the start, then takes what is there as the truth.
+    pub fn next_life(&mut self) -> Result<Sim, String> {
+        let end = [End::Kill, End::PowerCut, End::PowerCut][below(&mut self.rng, 3) as usize];
+        let trace = self.files.trace();
+        let cut = below(&mut self.rng, trace.ops.len() as u64 + 1) as usize;
+        let mut model = CrashModel::new(&trace);
+        let mut told = self.told_before;
+        for op in &trace.ops[..cut] {
+            model.apply(op);
+            if let TraceOp::Mark(n) = op {
+                told = *n as usize;
+            }
+        }
+        let image = if end == End::PowerCut { model.image(&mut self.rng) } else { model.complete() };
+        let boot = if end == End::PowerCut { self.boot + 1 } else { self.boot };
+        let mut next = Sim::over(self.seed ^ 0x5eed, self.config.clone(), image, boot, self.oracle.as_of(told));
+        next.faults = Arc::clone(&self.faults);
+        next.rng = self.rng.clone();
+        next.next_uid = self.next_uid;
+        next.open().map_err(|e| format!("life after {end:?} at {cut} does not open: {e}"))?;
+        let core = next.core();
+        next.oracle.check(&core, end).map_err(|e| format!("life after {end:?} at {cut}: {e}"))?;
+        next.oracle.adopt(&core);
+        next.told_before = next.oracle.events.len();
+        Ok(next)
+    }
+}
+
+fn short(op: &TraceOp) -> String {
+    let mut text = format!("{op:?}");
+    text.truncate(120);
+    text
+}
+
+pub fn frame_of(uids: &[u64], text_only: bool) -> Vec<u8> {
+    let texts: Vec<String> = uids.iter().map(|u| format!("uid {u} {}", "x".repeat((u % 50) as usize))).collect();
+    let texts: Vec<Option<&str>> = texts.iter().map(|t| Some(t.as_str())).collect();
+    let vectors: Vec<f32> = uids.iter().flat_map(|u| vector(*u)).collect();
+    let times: Vec<i64> = uids.iter().map(|u| *u as i64 * 1000).collect();
+    build_frame(&Columns {
+        count: uids.len(),
+        dim: 3,
+        vectors: (!text_only).then_some(&vectors[..]),
+        texts: Some(&texts),
+        observed_at: Some(&times),
+        ..Columns::default()
+    })
+}
+
+pub trait UnlockForTest {
+    fn unlock_for_test(&self);
+}
+
+impl UnlockForTest for MemoryFiles {
+    fn unlock_for_test(&self) {
+        use engram_core::env::Files;
+        self.unlock();
+    }
+}
+
+/// Opens `image` and compares it with the oracle. `again`: crash during that recovery too, and open once more.
+pub fn judge(image: &DiskState, oracle: &Oracle, config: &Config, end: End, again: Option<u64>) -> Result<(), String> {
+    let boot = if end == End::PowerCut { 1000 } else { 1 };
+    let mut sim = Sim::over(7, config.clone(), image.clone(), boot, Oracle::default());
+    sim.open().map_err(|e| format!("does not open: {e}"))?;
+    let core = sim.core();
+    oracle.check(&core, end)?;
+    let hash = core.state_hash().map_err(|e| e.to_string())?;
+    if let Some(seed) = again {
+        let trace = sim.files.trace();
+        let mut rng = seeded(seed);
+        let cut = below(&mut rng, trace.ops.len() as u64 + 1) as usize;
+        let mut model = CrashModel::new(&trace);
+        trace.ops[..cut].iter().for_each(|op| model.apply(op));
+        let image = model.image(&mut rng);
+        return judge(&image, oracle, config, end, None).map_err(|e| format!("after a crash in recovery: {e}"));
+    }
+    drop(core);
+    let mut second = Sim::over(8, config.clone(), sim.files.state(), boot, Oracle::default());
+    second.open().map_err(|e| format!("does not open twice: {e}"))?;
+    let core = second.core();
+    oracle.check(&core, end)?;
+    // A renewed incarnation is renewed again at each unclean start; else replaying twice gives the same (D6).
+    if core.report.renewed.is_empty() && core.state_hash().map_err(|e| e.to_string())? != hash {
+        return Err("replaying twice gave another state".to_owned());
+    }
+    Ok(())
+}

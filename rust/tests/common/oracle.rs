@@ -1,0 +1,220 @@
+//! The oracle: what was submitted and answered, in order, and the judgement of a reopened engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engram_core::engine::Core;
+use engram_core::types::{Durability, Generation, SpaceId};
+
+use super::vector;
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Created { space: usize },
+    Acked { batch: usize },
+    Dropped { space: usize },
+}
+
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub space: usize,
+    pub uids: Vec<u64>,
+    pub first: Option<u64>,
+    /// Refused before it was numbered: must never appear.
+    pub refused: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct SpaceModel {
+    pub name: String,
+    pub id: Option<SpaceId>,
+    pub durability: Durability,
+    pub batches: Vec<usize>,
+    pub dropping: bool,
+    pub dropped: bool,
+    /// Greatest generation anyone was told of.
+    pub greatest: u64,
+    /// The same, before this run.
+    pub before: u64,
+}
+
+#[derive(Clone, Default)]
+pub struct Oracle {
+    pub spaces: Vec<SpaceModel>,
+    pub batches: Vec<Batch>,
+    pub events: Vec<Event>,
+}
+
+/// How the last run ended, and so what must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Clean,
+    Kill,
+    PowerCut,
+}
+
+/// What a space holds: uid by generation.
+pub fn contents(core: &Core, space: &engram_core::store::Space) -> Result<BTreeMap<u64, u64>, String> {
+    let view = space.view();
+    let mut rows = BTreeMap::new();
+    let mut wrong = None;
+    let listed = view.list(Generation(0), view.watermark(), |row| {
+        let text = row.text.unwrap_or("");
+        let uid: u64 = text.split(' ').nth(1).and_then(|u| u.parse().ok()).unwrap_or(0);
+        let expected: Vec<u8> = vector(uid).iter().flat_map(|v| v.to_le_bytes()).collect();
+        if row.vector.is_some_and(|v| v != expected) || row.observed_at != Some(uid as i64 * 1000) {
+            wrong = Some(format!("row {} of {} is not as observed", row.generation, space.options.name));
+        }
+        if rows.last_key_value().is_some_and(|(last, _)| *last >= row.generation.0) {
+            wrong = Some(format!("row {} of {} is listed out of order", row.generation, space.options.name));
+        }
+        rows.insert(row.generation.0, uid);
+        true
+    });
+    let _ = core;
+    listed.map_err(|e| e.to_string())?;
+    wrong.map_or(Ok(rows), Err)
+}
+
+impl Oracle {
+    /// What had been answered when `events` events had happened.
+    pub fn as_of(&self, events: usize) -> Self {
+        let mut then = self.clone();
+        then.events.truncate(events);
+        let told: BTreeSet<usize> = then
+            .events
+            .iter()
+            .filter_map(|e| if let Event::Acked { batch } = e { Some(*batch) } else { None })
+            .collect();
+        for (i, batch) in then.batches.iter_mut().enumerate() {
+            if !told.contains(&i) {
+                batch.first = None;
+            }
+        }
+        for (i, space) in then.spaces.iter_mut().enumerate() {
+            let created = then.events.iter().any(|e| matches!(e, Event::Created { space } if *space == i));
+            if !created {
+                space.id = None;
+            }
+            space.dropped = then.events.iter().any(|e| matches!(e, Event::Dropped { space } if *space == i));
+            let told = space.batches.iter().map(|b| &then.batches[*b]);
+            let last = told.filter_map(|b| b.first.map(|f| f + b.uids.len() as u64 - 1)).max();
+            space.greatest = space.before.max(last.unwrap_or(0));
+        }
+        then
+    }
+
+    /// D2, D8, D9, D11, O4, K4: compares a reopened engine with what was submitted and answered.
+    pub fn check(&self, core: &Core, end: End) -> Result<(), String> {
+        if !core.report.damage.is_empty() {
+            return Err(format!("damage reported after a crash: {:?}", core.report.damage));
+        }
+        let found: BTreeSet<SpaceId> = core.spaces.all().iter().map(|s| s.options.id).collect();
+        for model in &self.spaces {
+            match model.id {
+                Some(id) if model.dropped && found.contains(&id) => {
+                    return Err(format!("space {} was dropped and is back", model.name));
+                }
+                Some(id) if !model.dropped && !model.dropping && !found.contains(&id) => {
+                    return Err(format!("space {} was made and is gone", model.name));
+                }
+                _ => {}
+            }
+        }
+        for space in core.spaces.all() {
+            // An unanswered creation may have happened: it is the model of that name without an id.
+            let by_id = self.spaces.iter().position(|m| m.id == Some(space.options.id));
+            let unanswered =
+                || self.spaces.iter().position(|m| m.id.is_none() && !m.dropped && m.name == space.options.name);
+            let Some(at) = by_id.or_else(unanswered) else {
+                return Err(format!("space {} was never asked for", space.options.name));
+            };
+            self.check_space(core, &space, at, end)?;
+        }
+        Ok(())
+    }
+
+    fn check_space(&self, core: &Core, space: &engram_core::store::Space, at: usize, end: End) -> Result<(), String> {
+        let model = &self.spaces[at];
+        let rows = contents(core, space)?;
+        if rows.len() as u64 != space.view().memories() {
+            return Err(format!("{}: {} rows listed, {} counted", model.name, rows.len(), space.view().memories()));
+        }
+        let wanted: Vec<&Batch> = model.batches.iter().map(|b| &self.batches[*b]).filter(|b| !b.refused).collect();
+        let order: Vec<u64> = wanted.iter().flat_map(|b| b.uids.iter().copied()).collect();
+        let got: Vec<u64> = rows.values().copied().collect();
+        if !order.starts_with(&got) {
+            return Err(format!("{}: not a prefix of what was sent: {got:?} of {order:?}", model.name));
+        }
+        let mut seen = 0;
+        let must = match end {
+            End::Clean => true,
+            // After a failed sync written pages may be gone too; the start must say so (D11).
+            End::Kill if core.report.renewed.contains(&model.name) => model.durability == Durability::Sync,
+            End::Kill => model.durability >= Durability::Os,
+            End::PowerCut => model.durability == Durability::Sync,
+        };
+        for batch in wanted {
+            let whole = seen + batch.uids.len() <= got.len();
+            if !whole && seen < got.len() {
+                return Err(format!("{}: part of an atomic batch is there", model.name));
+            }
+            if let Some(first) = batch.first {
+                if !whole && must {
+                    return Err(format!("{}: acknowledged generation {first} is lost ({end:?})", model.name));
+                }
+                if whole && rows.get(&first) != Some(&batch.uids[0]) {
+                    return Err(format!("{}: generation {first} is another memory now", model.name));
+                }
+            }
+            seen += batch.uids.len();
+        }
+        if space.watermark().0 < model.greatest && must {
+            let (w, o) = (space.watermark(), &space.options);
+            return Err(format!(
+                "{}: ids up to {} were given, the next is {w}: {o:?} {model:?}",
+                model.name, model.greatest
+            ));
+        }
+        if space.watermark().0 < model.greatest {
+            return Err(format!("{}: history ran backwards unseen to {}", model.name, space.watermark()));
+        }
+        Ok(())
+    }
+
+    /// After a crash: what is there is the truth from now on.
+    pub fn adopt(&mut self, core: &Core) {
+        // Of several unanswered creations of one name only the first can have happened.
+        let mut taken: BTreeSet<SpaceId> = self.spaces.iter().filter_map(|m| m.id).collect();
+        for (at, model) in self.spaces.iter_mut().enumerate() {
+            let here = core.spaces.all().into_iter().find(|s| {
+                let unanswered = model.id.is_none() && !model.dropped && !taken.contains(&s.options.id);
+                model.id == Some(s.options.id) || (unanswered && s.options.name == model.name)
+            });
+            taken.extend(here.as_ref().map(|s| s.options.id));
+            let Some(space) = here else {
+                model.dropped = true;
+                self.events.push(Event::Dropped { space: at });
+                continue;
+            };
+            self.events.push(Event::Created { space: at });
+            model.id = Some(space.options.id);
+            model.dropping = false;
+            model.dropped = false;
+            let rows = contents(core, &space).unwrap_or_default();
+            let mut left = rows.len();
+            let mut keep = Vec::new();
+            for b in &model.batches {
+                let batch = &mut self.batches[*b];
+                if batch.refused || left == 0 {
+                    continue;
+                }
+                left -= batch.uids.len().min(left);
+                batch.first = rows.iter().find(|(_, uid)| **uid == batch.uids[0]).map(|(g, _)| *g);
+                self.events.push(Event::Acked { batch: *b });
+                keep.push(*b);
+            }
+            model.batches = keep;
+            model.before = model.greatest;
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Partitions, turns, maintenance and poisoning, step by step on a simulated disk.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{Oracle, Rig, Sim, tiny};
+use engram_core::engine::Core;
+use engram_core::env::{Action, MemoryFiles, Operation, Rule, Site};
+use engram_core::types::{Config, Durability};
+
+/// T1: a new space goes to the partition with the fewest, then the lowest number; it is stored, not computed.
+#[test]
+fn spaces_are_spread_and_stay() {
+    let rig = Rig::new(Config { partitions: 4, ..tiny() });
+    for i in 0..8 {
+        rig.create(&format!("s{i}"), Durability::Sync);
+    }
+    let place = |core: &Core| -> Vec<u32> { core.spaces.all().iter().map(|s| s.options.partition.0).collect() };
+    assert_eq!(place(&rig.core), [0, 1, 2, 3, 0, 1, 2, 3]);
+    let drop = |name: &str| {
+        let space = rig.core.space(name).unwrap();
+        space.fence();
+        let ticket = rig.core.submit_drop(space.options.id);
+        while ticket.outcome().is_none() {
+            rig.turn();
+        }
+    };
+    drop("s2");
+    rig.create("s9", Durability::Sync);
+    assert_eq!(rig.core.space("s9").unwrap().options.partition.0, 2);
+    let mut again = Sim::over(1, Config { partitions: 4, ..tiny() }, rig.files.state(), 1, Oracle::default());
+    again.open().unwrap();
+    assert_eq!(place(&again.core()), place(&rig.core));
+}
+
+/// T2, O3: one hot space cannot starve the others: a late single observation overtakes most of a long lane.
+#[test]
+fn a_hot_space_takes_turns() {
+    let rig = Rig::new(Config { quantum_bytes: 4 << 10, group_bytes_max: 8 << 10, partitions: 1, ..Config::default() });
+    rig.create("hot", Durability::Sync);
+    rig.create("quiet", Durability::Sync);
+    rig.observe("hot", &[1]).unwrap();
+    let hot: Vec<_> = (0..200).map(|i| rig.push("hot", &[i * 20 + 10, i * 20 + 11]).unwrap()).collect();
+    let quiet = rig.push("quiet", &[5]).unwrap();
+    while quiet.outcome().is_none() {
+        rig.turn();
+    }
+    let before = hot.iter().filter(|t| t.outcome().is_some()).count();
+    assert!(before < 100, "{before} of 200 hot batches went before the quiet one");
+    rig.turns(500);
+    assert!(hot.iter().all(|t| t.outcome().is_some_and(|o| o.is_ok())));
+    assert_eq!((rig.core.process_depth.bytes(), rig.core.space("hot").unwrap().depth.observations()), (0, 0));
+}
+
+/// D1, D8: each mode is answered when it has what it promises, and not before it can be read.
+#[test]
+fn modes_are_answered_in_their_time() {
+    let rig = Rig::new(Config { partitions: 1, ..tiny() });
+    for (name, mode) in [("m", Durability::Memory), ("o", Durability::Os), ("s", Durability::Sync)] {
+        rig.create(name, mode);
+        rig.observe(name, &[1]).unwrap();
+    }
+    rig.turns(100);
+    let tickets: Vec<_> = ["m", "o", "s"].iter().map(|n| rig.push(n, &[2]).unwrap()).collect();
+    let answered = || -> Vec<bool> { tickets.iter().map(|t| t.outcome().is_some()).collect() };
+    rig.core.step_partition(0);
+    assert_eq!(answered(), [true, false, false], "submitted");
+    rig.core.partitions[0].port.run_one();
+    rig.core.step_partition(0);
+    assert_eq!(answered(), [true, true, false], "written");
+    assert_eq!(rig.core.count(&rig.core.space("s").unwrap(), None).unwrap(), 1, "not visible before it is durable");
+    rig.core.partitions[0].port.run_one();
+    rig.core.step_partition(0);
+    assert_eq!(answered(), [true, true, true], "synced");
+    assert_eq!(rig.core.count(&rig.core.space("s").unwrap(), None).unwrap(), 2);
+}
+
+/// D4: a failed sync is final: its partition is poisoned, the others go on, reads go on, and the next start has what was acknowledged.
+#[test]
+fn a_failed_sync_poisons_one_partition() {
+    let rig = Rig::new(tiny());
+    rig.create("a", Durability::Sync);
+    rig.create("b", Durability::Sync);
+    rig.observe("a", &[1, 2]).unwrap();
+    rig.observe("b", &[3]).unwrap();
+    let mut rule = Rule::new(Operation::Sync, Action::Fail(5));
+    (rule.site, rule.path) = (Some(Site::GroupSync), Some("partition-000".to_owned()));
+    rig.faults.add(rule);
+    assert_eq!(rig.observe("a", &[4]).unwrap_err().code(), "POISONED");
+    rig.faults.clear();
+    assert_eq!(rig.observe("a", &[5]).unwrap_err().code(), "POISONED", "not tried again as if it had worked");
+    rig.observe("b", &[6]).unwrap();
+    assert_eq!(rig.core.count(&rig.core.space("a").unwrap(), None).unwrap(), 2, "reads go on");
+    assert!(rig.core.stats().partitions[0].poisoned.is_some());
+    let mut again = Sim::over(1, tiny(), rig.files.state(), 1, Oracle::default());
+    again.open().unwrap();
+    assert!(again.core().count(&again.core().space("a").unwrap(), None).unwrap() >= 2);
+    assert!(!again.files.state().paths().iter().any(|p| p.ends_with("poisoned")), "the note is cleared");
+}
+
+/// D10: a full disk is met before numbering; what waits is refused, reads go on, intake resumes by itself.
+#[test]
+fn a_full_disk_refuses_and_resumes() {
+    let rig = Rig::new(tiny());
+    rig.create("a", Durability::Sync);
+    rig.observe("a", &[1]).unwrap();
+    rig.turns(50);
+    rig.files.set_capacity(Some(rig.files.used()));
+    let mut accepted = 1;
+    let error = (2..5_000).find_map(|uid| rig.observe("a", &[uid]).map(|_| accepted += 1).err()).unwrap();
+    assert_eq!(error.code(), "DISK_FULL");
+    assert_eq!(rig.core.count(&rig.core.space("a").unwrap(), None).unwrap(), accepted);
+    rig.files.set_capacity(None);
+    rig.turns(50);
+    let first = rig.observe("a", &[9_000]).unwrap().first.0;
+    assert_eq!(first, accepted + 1, "a refusal consumed no generation");
+}
+
+/// T3: a failing maintenance job is given up, reported, and tried again with new files.
+#[test]
+fn maintenance_tries_again() {
+    let rig = Rig::new(tiny());
+    rig.create("a", Durability::Sync);
+    let mut rule = Rule::new(Operation::Sync, Action::Fail(5));
+    (rule.site, rule.times) = (Some(Site::RowsSync), 2);
+    rig.faults.add(rule);
+    for i in 0..40 {
+        rig.observe("a", &(i * 10..i * 10 + 10).collect::<Vec<_>>()).unwrap();
+    }
+    rig.turns(400);
+    let stats = rig.core.stats();
+    assert!(stats.maintenance_failures >= 2 && stats.seals > 0, "{stats:?}");
+    assert_eq!(stats.maintenance_error, None);
+    assert_eq!(rig.core.count(&rig.core.space("a").unwrap(), None).unwrap(), 400);
+}
+
+/// T5: large spaces seal into files of their own, small ones together; files merge; the log is freed; nothing changes for readers.
+#[test]
+fn sealing_keeps_what_readers_see() {
+    let rig = Rig::new(Config { partitions: 1, ..tiny() });
+    for name in ["big", "small", "tiny"] {
+        rig.create(name, Durability::Sync);
+    }
+    let mut uid = 0;
+    let mut some = |n: u64| {
+        uid += n;
+        (uid - n..uid).collect::<Vec<u64>>()
+    };
+    for round in 0..60 {
+        rig.observe("big", &some(20)).unwrap();
+        rig.observe("small", &some(1)).unwrap();
+        if round % 10 == 0 {
+            rig.observe("tiny", &some(1)).unwrap();
+        }
+        rig.turns(5);
+    }
+    let hash = rig.core.state_hash().unwrap();
+    let ticket = rig.core.submit_checkpoint(0);
+    rig.turns(3_000);
+    ticket.outcome().unwrap().unwrap();
+    assert_eq!(rig.core.state_hash().unwrap(), hash, "sealing and merging change nothing");
+    let stats = rig.core.stats();
+    assert!(stats.merged_bytes > 0 && stats.partitions[0].checkpoint > 2, "{stats:?}");
+    assert!(stats.partitions[0].log_end - stats.partitions[0].checkpoint_offset < 4096);
+    let segments = rig.files.state().paths().iter().filter(|p| p.contains("partition-000/log/0")).count();
+    assert!(segments <= 3, "{segments} log segments are left of {} bytes", stats.partitions[0].log_end);
+    assert_eq!(rig.core.process_unsealed.load(std::sync::atomic::Ordering::SeqCst), 0);
+    // D6, T6: a replay from the checkpoint gives the same.
+    let mut again = Sim::over(1, Config { partitions: 1, ..tiny() }, rig.files.state(), 1, Oracle::default());
+    again.open().unwrap();
+    assert_eq!(again.core().state_hash().unwrap(), hash);
+}
+
+/// T4: a simulator that owns every step sees the same answers twice, whatever the order of completions.
+#[test]
+fn steps_are_all_there_is() {
+    let run = |seed| {
+        let mut sim = Sim::new(seed, tiny());
+        sim.open().unwrap();
+        sim.run(600);
+        sim.settle();
+        (sim.files.trace_hash(), sim.core().state_hash().unwrap())
+    };
+    assert_eq!(run(4), run(4));
+    assert_ne!(run(4), run(5));
+}
+
+/// O7, O4: a reader never sees part of a batch while groups are applied beside it.
+#[test]
+fn batches_become_visible_whole() {
+    let rig = Rig::new(Config { partitions: 1, ..tiny() });
+    rig.create("a", Durability::Memory);
+    let space = rig.core.space("a").unwrap();
+    let (done, reads) = (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let (done, reads, core, space) = (&done, &reads, &rig.core, &space);
+        scope.spawn(move || {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                assert_eq!(core.count(space, None).unwrap() % 7, 0);
+                reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        for i in 0..300 {
+            rig.observe("a", &(i * 7..i * 7 + 7).collect::<Vec<_>>()).unwrap();
+        }
+        while reads.load(std::sync::atomic::Ordering::SeqCst) < 100 {
+            std::thread::yield_now();
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+}
+
+/// D5: rot in a sealed block that nobody reads is met by the scrub; the space says so.
+#[test]
+fn the_scrub_meets_rot() {
+    let rig = Rig::new(Config { partitions: 1, ..tiny() });
+    rig.create("a", Durability::Sync);
+    for i in 0..60 {
+        rig.observe("a", &(i * 40..i * 40 + 40).collect::<Vec<_>>()).unwrap();
+    }
+    let ticket = rig.core.submit_checkpoint(0);
+    while ticket.outcome().is_none() {
+        rig.turn();
+    }
+    rig.turns(2_000);
+    let stats = rig.core.stats();
+    assert!(stats.scrubbed_blocks > 0, "{stats:?}");
+    assert_eq!(rig.core.space_stats(&rig.core.space("a").unwrap()).degraded, None);
+    let mut state = rig.files.state();
+    let rows = state.paths().into_iter().filter(|p| p.ends_with(".rows"));
+    let rows = rows.max_by_key(|p| state.clone().bytes_mut(p).unwrap().len()).unwrap();
+    // In the middle: opening does not need it.
+    let bytes = state.bytes_mut(&rows).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let damaged = Rig::over(Config { partitions: 1, ..tiny() }, MemoryFiles::with_state(state, 0, false));
+    let space = damaged.core.space("a").unwrap();
+    assert_eq!(damaged.core.space_stats(&space).degraded, None);
+    damaged.turns(2_000);
+    assert!(damaged.core.space_stats(&space).degraded.unwrap().contains(&rows));
+}

@@ -1,0 +1,76 @@
+"""Every benchmark still runs: the asv suite once, on a few rows, and the comparison in small."""
+
+import importlib
+import inspect
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = ROOT / "asv_bench" / "benchmarks"
+AREAS = sorted(path.stem for path in SUITE.glob("*.py") if path.stem != "__init__")
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ENGRAM_BENCH_ROWS", "600")
+    monkeypatch.syspath_prepend(str(SUITE.parent))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+
+
+def benchmarks_of(area: str) -> Iterator[tuple[type[Any], str, tuple[object, ...]]]:
+    """Find them as asv does: by the prefix of their name, once for each combination of parameters."""
+    module = importlib.import_module(f"benchmarks.{area}")
+    for _, group in inspect.getmembers(module, inspect.isclass):
+        if group.__module__ != module.__name__:
+            continue
+        params = getattr(group, "params", ())
+        listed = params if params and isinstance(params[0], list | tuple) else (params,) if params else ()
+        for name in dir(group):
+            if name.startswith(("time_", "track_", "timeraw_", "peakmem_")):
+                for arguments in itertools.product(*listed):
+                    yield group, name, arguments
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_each_benchmark_runs_once(area: str) -> None:
+    ran = 0
+    for group, name, arguments in benchmarks_of(area):
+        benchmark = group()
+        if hasattr(benchmark, "setup"):
+            benchmark.setup(*arguments)
+        result = getattr(benchmark, name)(*arguments)
+        if hasattr(benchmark, "teardown"):
+            benchmark.teardown(*arguments)
+        if name.startswith("track_"):
+            assert isinstance(result, int | float), name
+            assert result > 0, name
+        if name.startswith("track_recall"):
+            assert result == 1.0
+        if name.startswith("timeraw_"):
+            subprocess.run([sys.executable, "-c", result], check=True)
+        ran += 1
+    assert ran > 0
+
+
+@pytest.mark.timeout(180)  # it fills two directories in processes of their own
+def test_comparison_runs_in_small(tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "compare" / "ingest.py"
+    command = [sys.executable, str(script), "--json", "--rows", "3000", "--directory", str(tmp_path), "--blocks", "2"]
+    environment = {name: value for name, value in os.environ.items() if name != "ENGRAM_BENCH_DATA"}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    figures = {line["figure"]: line for line in json.loads(ran.stdout)["figures"]}
+    assert figures["exact recall equal to NumPy (k = 10)"]["value"] == 1.0
+    for figure, line in figures.items():
+        assert line["value"] is not None or "NOT RUN" in line["note"], figure
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,279 @@
+"""Any order of calls, clean reopenings and SIGKILLs: the engine answers as the model does."""
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from conftest import CAMPAIGN
+from engram.testing import ModelSpace, Observation, observations, vectors
+from property.engine_child import EngineChild, Refused
+
+DIM = 3
+NAMES = ("a", "b", "c")
+LIMITS = {
+    "partitions": 2,
+    "segment_bytes_first": 16_384,
+    "segment_bytes_max": 65_536,
+    "seal_space_bytes": 4_096,
+    "seal_own_file_bytes_min": 2_048,
+    "checkpoint_log_bytes": 32_768,
+    "merge_files": 2,
+    "idle_close_ms": 5,
+}
+INVALID = st.sampled_from(
+    [
+        Observation(vector=(float("nan"), 1, 1)),
+        Observation(vector=(1, float("inf"), 1)),
+        Observation(text="x", vector=(1, 1, 1), confidence=2),
+    ]
+)
+BATCHES = st.lists(observations(DIM, vector=True), min_size=1, max_size=40) | st.lists(
+    observations(DIM, vector=False), min_size=1, max_size=40
+)
+
+
+@dataclass
+class Held:
+    """A space as the test knows it."""
+
+    model: ModelSpace
+    durability: str
+    incarnation: int
+    snapshots: list[tuple[int, ModelSpace]] = field(default_factory=list)
+
+
+def arguments(one: Observation) -> dict[str, Any]:
+    return {"text": one.text, "vector": one.vector, "metadata": dict(one.metadata), "confidence": one.confidence}
+
+
+def columns(batch: list[Observation]) -> dict[str, Any]:
+    return {
+        "texts": [one.text for one in batch],
+        "vectors": None if batch[0].vector is None else [one.vector for one in batch],
+        "metadata": [dict(one.metadata) for one in batch],
+        "confidence": [one.confidence for one in batch],
+    }
+
+
+def rows_of(model: ModelSpace) -> list[tuple[Any, ...]]:
+    return [
+        (row, one.text, None if one.vector is None else list(one.vector), one.metadata, one.confidence)
+        for row, one in model.rows.items()
+    ]
+
+
+class EngineAgainstModel(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.path = tempfile.mkdtemp(prefix="engram-model-")
+        self.child = EngineChild()
+        self.spaces: dict[str, Held] = {}
+        self.last_ids: dict[str, int] = {}
+        self.padding = 0
+
+    @initialize()
+    def start(self) -> None:
+        assert self.child.call("open", self.path, LIMITS)["created"]
+
+    def teardown(self) -> None:
+        self.child.kill()
+        shutil.rmtree(self.path)
+
+    def pick(self, data: st.DataObject) -> tuple[str, Held]:
+        name = data.draw(st.sampled_from(sorted(self.spaces)))
+        return name, self.spaces[name]
+
+    # ---- spaces
+
+    @precondition(lambda self: len(self.spaces) < len(NAMES))
+    @rule(
+        data=st.data(),
+        metric=st.sampled_from(["cosine", "l2", "ip"]),
+        durability=st.sampled_from(["sync", "os", "memory"]),
+    )
+    def make(self, data: st.DataObject, metric: str, durability: str) -> None:
+        name = data.draw(st.sampled_from([name for name in NAMES if name not in self.spaces]))
+        self.child.call("make", name, dim=DIM, metric=metric, durability=durability)
+        model = ModelSpace(DIM, metric, self.last_ids.get(name, 0))
+        self.spaces[name] = Held(model, durability, self.child.call("incarnation", name))
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        """K4, D11: only it goes; made again, its ids start after the last."""
+        name, held = self.pick(data)
+        self.child.call("drop", name)
+        self.last_ids[name] = held.model.last_id
+        del self.spaces[name]
+        assert self.child.call("spaces") == sorted(self.spaces)
+
+    # ---- writing
+
+    def stored(self, held: Held, ids: list[int], batch: list[Observation]) -> None:
+        if ids:
+            # O4: dense and contiguous. After a renewal (D11) they go on further up.
+            assert ids == list(range(ids[0], ids[0] + len(ids)))
+            model = held.model
+            assert ids[0] == model.last_id + 1, (ids[0], model.last_id)
+        for one in batch:
+            held.model.observe(one)
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data(), one=observations(DIM))
+    def observe(self, data: st.DataObject, one: Observation) -> None:
+        name, held = self.pick(data)
+        self.stored(held, [self.child.call("observe", name, **arguments(one))], [one])
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data(), batch=BATCHES)
+    def observe_batch(self, data: st.DataObject, batch: list[Observation]) -> None:
+        name, held = self.pick(data)
+        ids, rejected = self.child.call("observe_batch", name, **columns(batch))
+        assert (len(ids), rejected) == (len(batch), [])
+        self.stored(held, ids, batch)
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data(), size=st.integers(1, 30))
+    def observe_much(self, data: st.DataObject, size: int) -> None:
+        """Enough bytes that segments rotate and files are sealed and merged."""
+        name, held = self.pick(data)
+        self.padding += 1
+        batch = [
+            Observation(f"{self.padding} {n} " + "x" * 400, (1.0, float(n), float(self.padding))) for n in range(size)
+        ]
+        ids, _ = self.child.call("observe_batch", name, **columns(batch))
+        self.stored(held, ids, batch)
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data(), batch=st.lists(observations(DIM, vector=True), max_size=6), bad=INVALID, atomic=st.booleans())
+    def observe_invalid(self, data: st.DataObject, batch: list[Observation], bad: Observation, atomic: bool) -> None:
+        """O1: an atomic batch is refused whole with the index; otherwise the invalid one is left out."""
+        name, held = self.pick(data)
+        at = data.draw(st.integers(0, len(batch)))
+        given = [*batch[:at], bad, *batch[at:]]
+        if atomic:
+            with pytest.raises(Refused) as caught:
+                self.child.call("observe_batch", name, **columns(given))
+            kind, _, index = caught.value.args
+            assert (kind, index) == ("InvalidArgument", at)
+            return
+        ids, rejected = self.child.call("observe_batch", name, **columns(given), atomic=False)
+        assert rejected == [at]
+        self.stored(held, ids, batch)
+
+    # ---- reading
+
+    def check_reads(self, of: str | int, model: ModelSpace) -> None:
+        assert self.child.call("rows", of) == rows_of(model)
+        assert self.child.call("count", of) == len(model.rows)
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data(), cue=vectors(DIM), k=st.integers(1, 12))
+    def recall(self, data: st.DataObject, cue: tuple[float, ...], k: int) -> None:
+        """G6."""
+        name, held = self.pick(data)
+        held.model.check_recall(cue, k, self.child.call("recall", name, cue, k))
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data(), after=st.integers(0, 60), limit=st.none() | st.integers(0, 20))
+    def look(self, data: st.DataObject, after: int, limit: int | None) -> None:
+        name, held = self.pick(data)
+        rows = rows_of(held.model)
+        assert self.child.call("rows", name, after, limit) == [row for row in rows if row[0] > after][:limit]
+        assert self.child.call("count", name) == len(rows)
+        wanted = data.draw(st.sampled_from([*held.model.rows, 0, after, held.model.last_id + 1]))
+        assert self.child.call("get", name, wanted) == next((row for row in rows if row[0] == wanted), None)
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data())
+    def snapshot(self, data: st.DataObject) -> None:
+        name, held = self.pick(data)
+        number, generation = self.child.call("snapshot", name)
+        held.snapshots.append((number, held.model.at(generation)))
+        assert len(held.snapshots[-1][1].rows) == len(held.model.rows)
+
+    @precondition(lambda self: any(held.snapshots for held in self.spaces.values()))
+    @rule(data=st.data(), cue=vectors(DIM), k=st.integers(1, 8))
+    def read_snapshot(self, data: st.DataObject, cue: tuple[float, ...], k: int) -> None:
+        """G3: what it saw when it was taken."""
+        number, model = data.draw(st.sampled_from([s for held in self.spaces.values() for s in held.snapshots]))
+        self.check_reads(number, model)
+        model.check_recall(cue, k, self.child.call("recall", number, cue, k))
+
+    # ---- ends and starts
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.child.call("checkpoint")
+
+    def opened(self, report: dict[str, Any]) -> None:
+        assert report["damage"] == []
+        assert self.child.call("spaces") == sorted(self.spaces)
+        for held in self.spaces.values():
+            held.snapshots.clear()
+
+    @rule()
+    def reopen(self) -> None:
+        """A clean end loses nothing in any mode, and renews nothing."""
+        self.child.call("close")
+        report = self.child.call("open", self.path, LIMITS)
+        assert (report["torn_bytes"], report["renewed"]) == (0, [])
+        self.opened(report)
+        for name, held in self.spaces.items():
+            assert self.child.call("incarnation", name) == held.incarnation
+            self.check_reads(name, held.model)
+
+    @rule(data=st.data(), flying=st.none() | observations(DIM), pause_us=st.integers(0, 2_000))
+    def crash(self, data: st.DataObject, flying: Observation | None, pause_us: int) -> None:
+        """D1, D2, D11: SIGKILL, perhaps with an observation on its way."""
+        target = None
+        if flying is not None and self.spaces:
+            target, _ = self.pick(data)
+            self.child.send("observe", target, **arguments(flying))
+            time.sleep(pause_us / 1e6)
+        self.child.kill()
+        self.child = EngineChild()
+        self.opened(self.child.call("open", self.path, LIMITS))
+        for name, held in self.spaces.items():
+            self.survived(name, held, flying if name == target else None)
+
+    def survived(self, name: str, held: Held, flying: Observation | None) -> None:
+        model, rows = held.model, self.child.call("rows", name)
+        acknowledged = len(model.rows)
+        if flying is not None and len(rows) == acknowledged + 1:
+            model.observe(flying)
+        incarnation = self.child.call("incarnation", name)
+        if held.durability == "memory":
+            if len(rows) < acknowledged:
+                assert incarnation != held.incarnation
+            model.keep_prefix([row[0] for row in rows])
+            if incarnation != held.incarnation:
+                model.skip_to(self.burnt(name, model))
+        else:
+            assert incarnation == held.incarnation
+        held.incarnation = incarnation
+        self.check_reads(name, model)
+
+    def burnt(self, name: str, model: ModelSpace) -> int:
+        """D11: a renewed space burns 2³² generations; the next observation shows that no id comes twice."""
+        one = Observation("after the renewal")
+        memory_id: int = self.child.call("observe", name, **arguments(one))
+        assert memory_id > model.last_id
+        model.rows[memory_id] = one
+        return memory_id
+
+
+TestEngineAgainstModel = EngineAgainstModel.TestCase
+TestEngineAgainstModel.settings = settings(
+    settings.get_profile("campaign" if CAMPAIGN else "ci"),
+    max_examples=2_000 if CAMPAIGN else 20,
+    stateful_step_count=100 if CAMPAIGN else 30,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)

@@ -1,0 +1,91 @@
+"""The public surface: names and signatures that users rely on, and what `import engram` loads."""
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import engram
+
+NAMES = """
+Ack AlreadyExists BatchAck Closed Corrupted DiskFull Engine EngramError Hit Hits Interrupted InvalidArgument Locked
+Memory NotFound Overloaded PermissionDenied Poisoned Snapshot SnapshotExpired Space StorageError Timeout TooLarge
+UnsupportedVersion aio inspect open verify
+"""
+
+READS = {
+    "recall": "self, *, vector, k=10, exact=False",
+    "recall_batch": "self, vectors, k=10, *, exact=False",
+    "get": "self, memory_id",
+    "list": "self, *, after=0, limit=None",
+}
+METHODS: dict[type, dict[str, str]] = {
+    engram.Engine: {
+        "space": "self, name, dim=None, *, metric=None, durability=None",
+        "spaces": "self",
+        "drop_space": "self, name",
+        "checkpoint": "self",
+        "stats": "self",
+        "close": "self",
+    },
+    engram.Space: {
+        **READS,
+        "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, timeout=None",
+        "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, atomic=True, timeout=None",  # noqa: E501
+        "snapshot": "self",
+        "stats": "self",
+    },
+    engram.Snapshot: {**READS, "release": "self"},
+}
+PROPERTIES: dict[type, set[str]] = {
+    engram.Engine: {"path", "report"},
+    engram.Space: {"name", "dim", "metric", "durability"},
+    engram.Snapshot: {"generation"},
+}
+
+
+def shape(call: Callable[..., Any]) -> str:
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in inspect.signature(call).parameters.values()
+    ]
+    return str(inspect.Signature(bare)).strip("()").replace(" = ", "=")
+
+
+def test_names() -> None:
+    assert engram.__all__ == sorted(NAMES.split())
+    assert all(hasattr(engram, name) for name in engram.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        engram.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_methods(kind: type) -> None:
+    assert {name: shape(getattr(kind, name)) for name in METHODS[kind]} == METHODS[kind]
+    public = {name for name in dir(kind) if not name.startswith("_")}
+    assert public == METHODS[kind].keys() | PROPERTIES[kind]
+
+
+def test_open() -> None:
+    assert shape(engram.open) == "path=None, *, durability='sync', limits=None"
+
+
+def test_the_async_methods_are_the_same() -> None:
+    pairs: list[tuple[type, type]] = [
+        (engram.Engine, engram.aio.AsyncEngine),
+        (engram.Space, engram.aio.AsyncSpace),
+        (engram.Snapshot, engram.aio.AsyncSnapshot),
+    ]
+    for plain, coroutines in pairs:
+        for name, expected in METHODS[plain].items():
+            assert shape(getattr(coroutines, name)) == expected, name
+        assert {name for name in dir(plain) if name[0] != "_"} <= {name for name in dir(coroutines) if name[0] != "_"}
+
+
+def test_import_loads_little() -> None:
+    code = "import engram, sys; print([m for m in ('typer', 'rich', 'asyncio', 'hypothesis') if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
