@@ -34,6 +34,7 @@ def test_nothing_acknowledged_is_lost_at_any_call(tmp_path: Path, capsys: pytest
         print("", *total.lines(), sep="\n")
     assert total.complaints == []
     assert total.counts["points"] == len(chosen)
-    # The workload is the same each time, its threads are not: a few of the points may not be reached.
-    assert total.kills > 0
-    assert total.counts["told of an error"] > 0
+    # The workload is the same each time, its threads are not: some of the points are not reached.
+    deadly = sum("SIGKILL" in point.action for point in chosen)
+    assert total.kills > deadly // 2
+    assert total.counts["told of an error"] > (len(chosen) - deadly) // 3

@@ -38,6 +38,8 @@ enum Work {
 struct Request {
     partition: usize,
     reply: Reply<()>,
+    /// The job at hand was planned for it. One that was under way before seals too little.
+    planned: bool,
 }
 
 #[derive(Default)]
@@ -116,14 +118,14 @@ impl Maintenance {
             Ok(Progress::Done) => {
                 self.last_error = None;
                 self.seals += 1;
-                self.answer(job.partition, &Ok(()));
+                self.answer(&Ok(()));
             }
             Err(error) => self.give_up(core, &job, error),
         }
     }
 
     fn give_up(&mut self, core: &Core, job: &SealJob, error: Error) {
-        self.answer(job.partition, &Err(error.clone()));
+        self.answer(&Err(error.clone()));
         if job.merges() && matches!(error, Error::Corrupted { .. }) {
             // The damage stays: trying again at once would only read it again.
             job.note_damage(&error);
@@ -152,9 +154,10 @@ impl Maintenance {
         }
     }
 
-    fn answer(&mut self, partition: usize, outcome: &Result<(), Error>) {
+    /// Answers those whom the job was planned for.
+    fn answer(&mut self, outcome: &Result<(), Error>) {
         let all = std::mem::take(&mut self.requests);
-        let (done, rest): (VecDeque<Request>, _) = all.into_iter().partition(|r| r.partition == partition);
+        let (done, rest): (VecDeque<Request>, _) = all.into_iter().partition(|r| r.planned);
         self.requests = rest;
         done.into_iter().for_each(|r| r.reply.complete(outcome.clone()));
     }
@@ -243,17 +246,16 @@ impl Maintenance {
     }
 
     fn checkpoint_on_request(&mut self, core: &Core, partition: &Partition) -> bool {
-        if let Some(cause) = partition.poisoned.get() {
-            self.answer(partition.index, &Err(Error::Poisoned { cause: cause.clone() }));
-            return true;
-        }
-        if !synced(core, partition) {
+        let poisoned = partition.poisoned.get();
+        if poisoned.is_none() && !synced(core, partition) {
             return false;
         }
-        if self.start(core, partition, &Goal::All, false) {
-            return true;
+        self.requests.iter_mut().filter(|r| r.partition == partition.index).for_each(|r| r.planned = true);
+        if let Some(cause) = poisoned {
+            self.answer(&Err(Error::Poisoned { cause: cause.clone() }));
+        } else if !self.start(core, partition, &Goal::All, false) {
+            self.answer(&Ok(()));
         }
-        self.answer(partition.index, &Ok(()));
         true
     }
 
@@ -266,7 +268,7 @@ impl Maintenance {
     }
 
     fn request(&mut self, partition: usize, reply: Reply<()>) {
-        self.requests.push_back(Request { partition, reply });
+        self.requests.push_back(Request { partition, reply, planned: false });
     }
 }
 

@@ -79,7 +79,7 @@ pub struct Sim {
     pending: Vec<(usize, Arc<Ticket<Committed>>)>,
     creating: Vec<(usize, Arc<Ticket<SpaceId>>)>,
     drops: Vec<(usize, Option<Arc<Ticket<SpaceId>>>)>,
-    checkpoints: Vec<Arc<Ticket<()>>>,
+    checkpoints: Vec<(Vec<usize>, Arc<Ticket<()>>)>,
     next_uid: u64,
     told_before: usize,
 }
@@ -137,12 +137,13 @@ impl Sim {
             0..2 => self.create(),
             2..22 => self.observe(),
             22..23 => self.begin_drop(),
-            23..24 => {
+            23..26 => {
                 let at = below(&mut self.rng, n) as usize;
-                self.checkpoints.push(core.submit_checkpoint(at));
+                let acknowledged = self.acknowledged(at);
+                self.checkpoints.push((acknowledged, core.submit_checkpoint(at)));
             }
-            24..45 => drop(core.step_partition(below(&mut self.rng, n) as usize)),
-            45..66 => drop(core.partitions[below(&mut self.rng, n) as usize].port.run_one()),
+            26..46 => drop(core.step_partition(below(&mut self.rng, n) as usize)),
+            46..66 => drop(core.partitions[below(&mut self.rng, n) as usize].port.run_one()),
             66..76 => drop(core.step_maintenance()),
             76..86 => drop(core.maintenance_port.run_one()),
             86..90 => core.step_catalogue(),
@@ -228,12 +229,23 @@ impl Sim {
         match core.admit(&target, prepared) {
             Ok(Admission::Admitted(ticket)) => {
                 let batch = self.oracle.batches.len();
-                self.oracle.batches.push(Batch { space, uids, first: None, refused: false });
+                self.oracle.batches.push(Batch { space, uids, first: None, refused: false, checkpointed: false });
                 self.oracle.spaces[space].batches.push(batch);
                 self.pending.push((batch, ticket));
             }
             Ok(Admission::Full(..)) | Err(_) => {}
         }
+    }
+
+    /// The batches that a checkpoint of partition `at` must keep, if asked for now.
+    fn acknowledged(&self, at: usize) -> Vec<usize> {
+        let core = self.core();
+        let here = |space: usize| {
+            let space = self.oracle.spaces[space].id.and_then(|id| core.spaces.get(id));
+            space.is_some_and(|s| s.options.partition.0 as usize == at)
+        };
+        let all = self.oracle.batches.iter().enumerate();
+        all.filter(|(_, b)| b.first.is_some() && here(b.space)).map(|(i, _)| i).collect()
     }
 
     fn begin_drop(&mut self) {
@@ -298,7 +310,15 @@ impl Sim {
                 false
             }
         });
-        self.checkpoints.retain(|t| t.outcome().is_none());
+        self.checkpoints.retain_mut(|(batches, ticket)| match ticket.outcome() {
+            None => true,
+            Some(outcome) => {
+                if outcome.is_ok() {
+                    acked.push(Event::Checkpointed { batches: std::mem::take(batches) });
+                }
+                false
+            }
+        });
         acked.into_iter().for_each(|event| self.event(event));
     }
 

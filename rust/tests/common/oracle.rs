@@ -9,9 +9,19 @@ use super::vector;
 
 #[derive(Clone, Debug)]
 pub enum Event {
-    Created { space: usize },
-    Acked { batch: usize },
-    Dropped { space: usize },
+    Created {
+        space: usize,
+    },
+    Acked {
+        batch: usize,
+    },
+    Dropped {
+        space: usize,
+    },
+    /// A checkpoint was answered that had been asked for after these were acknowledged.
+    Checkpointed {
+        batches: Vec<usize>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -21,6 +31,8 @@ pub struct Batch {
     pub first: Option<u64>,
     /// Refused before it was numbered: must never appear.
     pub refused: bool,
+    /// A checkpoint has it: it outlives everything, whatever the space's mode.
+    pub checkpointed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -85,7 +97,13 @@ impl Oracle {
             .iter()
             .filter_map(|e| if let Event::Acked { batch } = e { Some(*batch) } else { None })
             .collect();
+        let listed = then.events.iter().filter_map(|e| match e {
+            Event::Checkpointed { batches } => Some(batches),
+            _ => None,
+        });
+        let checkpointed: BTreeSet<usize> = listed.flatten().copied().collect();
         for (i, batch) in then.batches.iter_mut().enumerate() {
+            batch.checkpointed = checkpointed.contains(&i);
             if !told.contains(&i) {
                 batch.first = None;
             }
@@ -159,6 +177,9 @@ impl Oracle {
                 return Err(format!("{}: part of an atomic batch is there", model.name));
             }
             if let Some(first) = batch.first {
+                if !whole && batch.checkpointed {
+                    return Err(format!("{}: checkpointed generation {first} is lost ({end:?})", model.name));
+                }
                 if !whole && must {
                     return Err(format!("{}: acknowledged generation {first} is lost ({end:?})", model.name));
                 }

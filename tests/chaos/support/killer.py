@@ -8,7 +8,9 @@ process and from the temporary files it left. A life ends with a clean close, a 
 """
 
 import argparse
+import contextlib
 import json
+import os
 import random
 import select
 import shutil
@@ -90,6 +92,12 @@ def draw_limits(rng: random.Random, partitions: int) -> dict[str, int]:
         "group_bytes_max": rng.choice((4, 64, 1024)) * KIB,
         "idle_close_ms": rng.choice((1, 20, 100)),
     }
+
+
+def end(child: "subprocess.Popen[bytes]", by: signal.Signals) -> None:
+    """End the child and what it traces."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, by)
 
 
 def unhex(text: str) -> Array:
@@ -249,14 +257,16 @@ class Cycle:
         began = time.monotonic()
         with (
             ours,
-            subprocess.Popen(command, cwd=TESTS, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE) as child,
+            subprocess.Popen(
+                command, cwd=TESTS, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, start_new_session=True
+            ) as child,
         ):
             theirs.close()
             try:
                 self._listen(ours, child, began + HANG_SECONDS)
-            finally:
-                if child.poll() is None and not self.killed and not self.clean and not self.errors:
-                    child.kill()
+            except BaseException:
+                end(child, signal.SIGKILL)
+                raise
             stderr = child.stderr.read() if child.stderr is not None else b""
         self.counts["cycles"] += 1
         if child.returncode not in (0, -signal.SIGKILL) and not (prefix and child.returncode == 128 + signal.SIGKILL):
@@ -269,7 +279,7 @@ class Cycle:
             now = time.monotonic()
             if now > deadline:
                 self.errors.append(f"hangs in phase {self.phase}, calls {self.in_flight}")
-                child.send_signal(signal.SIGABRT)  # faulthandler prints where
+                end(child, signal.SIGABRT)  # faulthandler prints where
                 return
             if self.look_for_seal and self.kill_at is None and self._sealing():
                 self.kill_at = now + self.rng.uniform(0, 0.001)

@@ -146,6 +146,7 @@ class Work:
             self.teller.tell("refused", of=event, uid=uid, **facts, error=type(error).__name__)
         except engram.EngramError as error:
             self.teller.tell("failed", of=event, uid=uid, **facts, error=f"{type(error).__name__}: {error}")
+            self.rows_left -= self.plan.rows // 50  # what fails may fail for ever
         else:
             return answer if answer is not None else True
         return None
