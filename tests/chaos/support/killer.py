@@ -36,6 +36,7 @@ AIMS = {"flight": 0.26, "checkpoint": 0.2, "seal": 0.2, "start": 0.18, "close": 
 SHARES_WANTED = {"batch in flight": 0.20, "recovery": 0.05, "checkpoint": 0.05, "sealing": 0.05}
 LIFE_CYCLES = 10
 HANG_SECONDS = 60.0
+UNTOLD = ("uid", "digests", "ids")
 KIB = 1 << 10
 BATCH_BYTES_MAX = 8 << 20
 
@@ -122,6 +123,7 @@ class Cycle:
         self.began: dict[str, float] = {}
         self.failures: list[str] = []  # typed errors the process told of
         self.errors: list[str] = []  # what must never be
+        self.told: list[str] = []  # all events, shortened
         self.counts: Counter[str] = Counter()
         self.killed = False
         self.clean = False
@@ -131,6 +133,7 @@ class Cycle:
 
     def hear(self, event: dict[str, Any]) -> None:
         kind = event.pop("event")
+        self.told.append(" ".join([kind, *(f"{n}={str(v)[:60]}" for n, v in event.items() if n not in UNTOLD)]))
         getattr(self, "on_" + kind.replace("-", "_"))(event)
 
     def aimed(self, phase: str, spread: float | None = None) -> None:

@@ -251,11 +251,12 @@ class Oracle:
 
     def _settle_pending(self, facts: SpaceFacts, ids: Array, digests: Array, covered: NDArray[np.bool_]) -> None:
         known = {int(digest): batch for batch in facts.pending.values() for digest in batch.digests}
+        phantoms = []
         for begin in self._runs(covered):
             batch = known.get(int(digests[begin]))
             end = begin + (len(batch) if batch is not None else 1)
             if batch is None:
-                self._complain(f"{facts.name}: item {ids[begin]} was never sent (or its call was refused)")
+                phantoms.append(int(ids[begin]))
             elif not np.array_equal(digests[begin:end], batch.digests):
                 self._complain(f"{facts.name}: at {ids[begin]} a batch in flight is there in part or reordered")
             elif int(ids[end - 1] - ids[begin]) != end - begin - 1:
@@ -265,6 +266,9 @@ class Oracle:
                 if int(ids[begin]) <= batch.floor:
                     self._complain(f"{facts.name}: item {ids[begin]} has an id acknowledged before its call")
             covered[begin:end] = True
+        if phantoms:
+            what = f"{len(phantoms)} items, {phantoms[0]} to {phantoms[-1]},"
+            self._complain(f"{facts.name}: {what} were never sent (or their call was refused)")
 
     @staticmethod
     def _runs(covered: NDArray[np.bool_]) -> Iterator[int]:
