@@ -14,12 +14,15 @@ from engram._types import EPOCH
 
 Metric = Literal["cosine", "l2", "ip"]
 Durability = Literal["sync", "os", "memory"]
+OnOverload = Literal["wait", "raise"]
 Time = datetime | int | float | None
 Metadata = Mapping[str, Any]
+Where = Mapping[str, Any]
 
 _TIME_ABSENT = int(np.iinfo(np.int64).min)
 _TIME_LIMIT = 2**62
 _ITEM_OVERHEAD = 64
+_CONDITION_DEPTH = 32  # the engine stops earlier, and says where
 
 
 class ArrayLike(Protocol):
@@ -59,7 +62,7 @@ def matrix(name: str, value: Vectors, ndim: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(array)
 
 
-def micros(value: object, index: int | None = None) -> int:
+def micros(value: object, index: int | None = None, name: str = "observed_at") -> int:
     """Return microseconds since 1970."""
     if value is None:
         return _TIME_ABSENT
@@ -72,15 +75,58 @@ def micros(value: object, index: int | None = None) -> int:
         elif isinstance(value, float | np.floating):
             exact = round(float(value) * 1e6)
         else:
-            text = f"observed_at must be a datetime or seconds, not {value!r}"
-            raise InvalidArgument(text, field="observed_at", index=index)
+            text = f"{name} must be a datetime or seconds, not {value!r}"
+            raise InvalidArgument(text, field=name, index=index)
     except (OverflowError, ValueError) as error:
         if isinstance(error, InvalidArgument):
             raise
         exact = _TIME_LIMIT
     if not -_TIME_LIMIT < exact < _TIME_LIMIT:
-        raise InvalidArgument(f"observed_at is {value!r}; out of range", field="observed_at", index=index)
+        raise InvalidArgument(f"{name} is {value!r}; out of range", field=name, index=index)
     return exact
+
+
+def condition(where: Where | None) -> dict[str, Any] | None:
+    """Return a condition whose times are microseconds; the engine reads the rest."""
+    return None if where is None else _condition(where, _CONDITION_DEPTH)
+
+
+def _condition(where: Any, depth: int) -> dict[str, Any]:
+    if not isinstance(where, Mapping):
+        text = f"where must be a mapping, not {type(where).__name__}"
+        raise InvalidArgument(text, field="where", index=None)
+    if not depth:
+        raise InvalidArgument("where: nested too deeply", field="where", index=None)
+    out: dict[str, Any] = {}
+    for name, test in where.items():
+        if name in ("$and", "$or") and isinstance(test, list | tuple):
+            out[name] = [_condition(part, depth - 1) for part in test]
+        elif name == "$not":
+            out[name] = _condition(test, depth - 1)
+        elif name in ("observed_at", "committed_at"):
+            out[name] = _times(test) if isinstance(test, Mapping) else _when(test)
+        else:
+            out[name] = test
+    return out
+
+
+def _times(test: Mapping[str, Any]) -> dict[str, Any]:
+    listed = ("$in", "$nin")
+    return {
+        operator: [_when(item) for item in value]
+        if operator in listed and isinstance(value, list | tuple)
+        else value
+        if operator == "$exists"
+        else _when(value)
+        for operator, value in test.items()
+    }
+
+
+def _when(value: Any) -> int:
+    if value is None:
+        text = 'where: None is no time; {"$exists": False} finds memories without one'
+        raise InvalidArgument(text, field="where", index=None)
+    return micros(value, None, "where")
 
 
 def mapping(value: Any, index: int) -> dict[str, Any] | None:

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram._convert import Columns, Metadata, Time, Vectors, floats, mapping, matrix, micros, whole
+from engram._convert import (
+    Columns,
+    Metadata,
+    OnOverload,
+    Time,
+    Vectors,
+    Where,
+    condition,
+    floats,
+    mapping,
+    matrix,
+    micros,
+    whole,
+)
 from engram._exceptions import InvalidArgument, TooLarge
 from engram._types import Ack, BatchAck, Hits, Memory
 
@@ -32,7 +45,7 @@ class _Reads:
     def _at(self) -> At:
         return None
 
-    def recall(self, *, vector: Vectors, k: int = 10, exact: bool = False) -> Hits:
+    def recall(self, *, vector: Vectors, k: int = 10, where: Where | None = None, exact: bool = False) -> Hits:
         """Find the `k` nearest memories to a cue, under one snapshot.
 
         Parameters
@@ -41,28 +54,35 @@ class _Reads:
             Converted to float32.
         k : int
             1 to 16,384.
+        where : mapping, optional
+            Only memories that match: ``{"source": "letter", "pages": {"$gte": 10}}``. A name is a path into the
+            metadata (``"a.b"``) or `memory_id`, `observed_at`, `committed_at`, `confidence`; operators are ``$eq``,
+            ``$ne``, ``$gt``, ``$gte``, ``$lt``, ``$lte``, ``$in``, ``$nin``, ``$exists``; ``$and``, ``$or``, ``$not``
+            join conditions. See `docs/guide/filters.md`.
         exact : bool
             Score every row. So does the default today: the answers are equal.
 
         Returns
         -------
         Hits
-            Nearest first; ties go to the lower id. Fewer than `k` only if there are fewer with a vector.
+            Nearest first; ties go to the lower id. Fewer than `k` only if fewer with a vector match.
 
         Raises
         ------
         InvalidArgument
-            A wrong dimension, a component that is not finite, a zero vector under cosine, a bad `k`.
+            A wrong dimension, a component that is not finite, a zero vector under cosine, a bad `k`, a condition that
+            cannot be read.
         Corrupted
             Rows that would have to be looked at are damaged.
         SnapshotExpired, NotFound, Closed
         """
         del exact
-        generation, hits = self._core.recall(matrix("vector", vector, 1), whole("k", k, 1, _K_MAX), self._at())
+        cue = matrix("vector", vector, 1)
+        generation, hits = self._core.recall(cue, whole("k", k, 1, _K_MAX), self._at(), condition(where))
         return Hits(generation, hits)
 
     def recall_batch(
-        self, vectors: Vectors, k: int = 10, *, exact: bool = False
+        self, vectors: Vectors, k: int = 10, *, where: Where | None = None, exact: bool = False
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Find the `k` nearest memories to each of many cues, under one snapshot, with the GIL released.
 
@@ -72,6 +92,7 @@ class _Reads:
             Converted to float32.
         k : int
             1 to 16,384.
+        where : mapping, optional
         exact : bool
             As for `recall`.
 
@@ -88,7 +109,8 @@ class _Reads:
             As for `recall`; `index` is the cue's row.
         """
         del exact
-        _, ids, scores = self._core.recall_batch(matrix("vectors", vectors, 2), whole("k", k, 1, _K_MAX), self._at())
+        cues = matrix("vectors", vectors, 2)
+        _, ids, scores = self._core.recall_batch(cues, whole("k", k, 1, _K_MAX), self._at(), condition(where))
         return ids, scores
 
     def get(self, memory_id: int) -> Memory | None:
@@ -98,11 +120,13 @@ class _Reads:
         found = self._core.get(int(memory_id), self._at())
         return None if found is None else Memory(found)
 
-    def list(self, *, after: int = 0, limit: int | None = None) -> Iterator[Memory]:
+    def list(self, *, where: Where | None = None, after: int = 0, limit: int | None = None) -> Iterator[Memory]:
         """Iterate over memories by id.
 
         Parameters
         ----------
+        where : mapping, optional
+            Only memories that match, as for `recall`.
         after : int
             Only ids greater than this.
         limit : int, optional
@@ -114,8 +138,9 @@ class _Reads:
             When the walk comes to a damaged row; what is before it has been given out.
         """
         left = limit
+        checked = condition(where)
         while left is None or left > 0:
-            page = self._core.list(after, _PAGE if left is None else min(left, _PAGE), self._at())
+            page = self._core.list(after, _PAGE if left is None else min(left, _PAGE), self._at(), checked)
             if not page:
                 return
             for memory in page:
@@ -167,6 +192,7 @@ class Space(_Reads):
         confidence: float = 1.0,
         metadata: Metadata | None = None,
         observed_at: Time = None,
+        on_overload: OnOverload = "wait",
         timeout: float | None = None,
     ) -> Ack:
         """Store one observation; returns when it is as durable as the space says, and can be recalled.
@@ -183,15 +209,17 @@ class Space(_Reads):
             What JSON can say: at most 64 KiB, depth 16, finite numbers, 64-bit integers.
         observed_at : datetime, int or float, optional
             When it was observed; numbers are seconds since 1970. Naive datetimes are local time.
+        on_overload : {"wait", "raise"}
+            What to do while there is no room in the queue.
         timeout : float, optional
-            Seconds to wait for room in the queue (default 30). Once admitted the call ends with its outcome.
+            Seconds to wait for room (default 30). Once admitted the call ends with its outcome.
 
         Raises
         ------
         InvalidArgument, TooLarge
             Nothing was consumed.
         Overloaded, DiskFull
-            No room in time: nothing was consumed; retry.
+            No room in time: nothing was consumed; retry, after `Overloaded.retry_after_ms`.
         Poisoned
             The log failed: whether it was stored is known after the next open.
         Corrupted
@@ -207,7 +235,7 @@ class Space(_Reads):
             None if metadata is None else [mapping(metadata, 0)],
             None if observed_at is None else np.array([micros(observed_at, 0)], dtype=np.int64),
             None if confidence == 1.0 else floats("confidence", [confidence], 0),
-            self._timeout_ms(timeout),
+            self._timeout_ms(on_overload, timeout),
         )
         return Ack(first, first, self._core.durability)
 
@@ -220,6 +248,7 @@ class Space(_Reads):
         confidence: float | Iterable[float] | None = None,
         observed_at: Time | Iterable[Time] = None,
         atomic: bool = True,
+        on_overload: OnOverload = "wait",
         timeout: float | None = None,
     ) -> BatchAck:
         """Store many observations; visible together, with consecutive ids.
@@ -235,6 +264,8 @@ class Space(_Reads):
         atomic : bool
             True: all or nothing, at most 16,384 observations and 8 MiB. False: invalid ones are reported in
             `rejected`, and larger input is cut into atomic pieces.
+        on_overload : {"wait", "raise"}
+            What to do while there is no room in the queue.
         timeout : float, optional
             Seconds to wait for room, for each piece.
 
@@ -252,7 +283,7 @@ class Space(_Reads):
             As for `observe`. With ``atomic=False`` earlier pieces may have been stored.
         """
         columns = Columns.of(texts, vectors, metadata, confidence, observed_at, atomic)
-        timeout_ms = self._timeout_ms(timeout)
+        timeout_ms = self._timeout_ms(on_overload, timeout)
         if atomic:
             first, count = self._core.observe(*columns.arguments(), timeout_ms)
             ids = np.arange(first, first + count, dtype=np.uint64)
@@ -284,10 +315,20 @@ class Space(_Reads):
         return Snapshot(self._core)
 
     def stats(self) -> dict[str, Any]:
-        """Figures of the space: memories, generation, queue, bytes unsealed and sealed, recalls, degraded."""
+        """Figures of the space: memories, generation, queue, bytes unsealed and sealed, recalls, degraded, pressure.
+
+        `level` is "NORMAL", then "WARNING", "CRITICAL" and "OVERLOADED" from a `pressure` of 0.50, 0.80 and 0.95 (left
+        below 0.40, 0.70 and 0.90); `advised_batch` is the number of observations to send at once at that level;
+        `drain_rate` is the number committed a second, measured while some waited.
+        """
         return self._core.stats()
 
-    def _timeout_ms(self, timeout: float | None) -> int:
+    def _timeout_ms(self, on_overload: OnOverload, timeout: float | None) -> int:
+        if on_overload not in ("wait", "raise"):
+            text = f'on_overload is {on_overload!r}; it must be "wait" or "raise"'
+            raise InvalidArgument(text, field="on_overload", index=None)
+        if on_overload == "raise":
+            return 0
         if timeout is None:
             return self._engine._core.limits()["admission_timeout_ms"]
         if not 0 <= timeout <= 86_400:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram import _engine
-from engram._convert import Durability, Metadata, Metric, Time, Vectors
+from engram._convert import Durability, Metadata, Metric, OnOverload, Time, Vectors, Where
 from engram._engine import Engine
 from engram._exceptions import Closed
 from engram._space import Snapshot, Space
@@ -160,23 +160,25 @@ class _AsyncReads:
     _reads: Space | Snapshot
     _calls: _Calls
 
-    async def recall(self, *, vector: Vectors, k: int = 10, exact: bool = False) -> Hits:
+    async def recall(self, *, vector: Vectors, k: int = 10, where: Where | None = None, exact: bool = False) -> Hits:
         """Find the `k` nearest memories to a cue, under one snapshot. See `Space.recall`."""
-        return await self._calls(self._reads.recall, vector=vector, k=k, exact=exact)
+        return await self._calls(self._reads.recall, vector=vector, k=k, where=where, exact=exact)
 
     async def recall_batch(
-        self, vectors: Vectors, k: int = 10, *, exact: bool = False
+        self, vectors: Vectors, k: int = 10, *, where: Where | None = None, exact: bool = False
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Find the `k` nearest memories to each of many cues, under one snapshot. See `Space.recall_batch`."""
-        return await self._calls(self._reads.recall_batch, vectors, k, exact=exact)
+        return await self._calls(self._reads.recall_batch, vectors, k, where=where, exact=exact)
 
     async def get(self, memory_id: int) -> Memory | None:
         """Return one memory, with its vector, or None if there is none of that id. Raises `Corrupted`."""
         return await self._calls(self._reads.get, memory_id)
 
-    async def list(self, *, after: int = 0, limit: int | None = None) -> AsyncIterator[Memory]:
+    async def list(
+        self, *, where: Where | None = None, after: int = 0, limit: int | None = None
+    ) -> AsyncIterator[Memory]:
         """Iterate over memories by id. See `Space.list`."""
-        memories = self._reads.list(after=after, limit=limit)
+        memories = self._reads.list(where=where, after=after, limit=limit)
         while page := await self._calls(lambda: [*itertools.islice(memories, _PAGE)]):
             for memory in page:
                 yield memory
@@ -221,6 +223,7 @@ class AsyncSpace(_AsyncReads):
         confidence: float = 1.0,
         metadata: Metadata | None = None,
         observed_at: Time = None,
+        on_overload: OnOverload = "wait",
         timeout: float | None = None,
     ) -> Ack:
         """Store one observation. See `Space.observe`.
@@ -234,6 +237,7 @@ class AsyncSpace(_AsyncReads):
             confidence=confidence,
             metadata=metadata,
             observed_at=observed_at,
+            on_overload=on_overload,
             timeout=timeout,
         )
 
@@ -246,6 +250,7 @@ class AsyncSpace(_AsyncReads):
         confidence: float | Iterable[float] | None = None,
         observed_at: Time | Iterable[Time] = None,
         atomic: bool = True,
+        on_overload: OnOverload = "wait",
         timeout: float | None = None,
     ) -> BatchAck:
         """Store many observations. See `Space.observe_batch`.
@@ -260,6 +265,7 @@ class AsyncSpace(_AsyncReads):
             confidence=confidence,
             observed_at=observed_at,
             atomic=atomic,
+            on_overload=on_overload,
             timeout=timeout,
         )
 

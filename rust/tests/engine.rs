@@ -48,7 +48,7 @@ fn observe_seal_reopen_twice() {
         let hash = engine.core().state_hash().unwrap();
         let memory = engine.core().get(&space, 5, None).unwrap().unwrap();
         assert_eq!(memory.text.as_deref(), Some("text 4"));
-        let (_, hits) = engine.core().recall(&space, &memory.vector.unwrap(), 3, None).unwrap();
+        let (_, hits) = engine.core().recall(&space, &memory.vector.unwrap(), 3, None, None).unwrap();
         assert_eq!(hits[0].memory.generation.0, 5);
         engine.close().unwrap();
         let again = Engine::open(Env::real(dir.path()).unwrap(), config(), 2).unwrap();

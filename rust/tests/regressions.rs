@@ -138,7 +138,7 @@ fn a_refused_checkpoint_and_an_end_of_ids_are_answers() {
     let rig = Rig::new(tiny());
     rig.create("a", Durability::Sync);
     rig.observe("a", &[1]).unwrap();
-    assert_eq!(rig.core.list(&rig.core.space("a").unwrap(), u64::MAX, 5, None).unwrap(), []);
+    assert_eq!(rig.core.list(&rig.core.space("a").unwrap(), u64::MAX, 5, None, None).unwrap(), []);
     // A full disk: the log's segments cannot be made, and the checkpoint says so instead of waiting for them.
     rig.turns(50);
     rig.files.set_capacity(Some(rig.files.used()));
@@ -163,8 +163,8 @@ fn a_space_that_lost_everything_is_not_empty() {
     next.open().unwrap();
     let core = next.core();
     let space = core.space("a").unwrap();
-    assert!(core.list(&space, 0, 10, None).is_err() && core.count(&space, None).is_err());
-    assert!(core.recall(&space, &[1.0, 0.0, 0.0], 1, None).is_err() && core.get(&space, 2, None).is_err());
+    assert!(core.list(&space, 0, 10, None, None).is_err() && core.count(&space, None).is_err());
+    assert!(core.recall(&space, &[1.0, 0.0, 0.0], 1, None, None).is_err() && core.get(&space, 2, None).is_err());
 }
 
 /// Found by failing calls one by one: the sync of a drop's record failed, the space went on, acknowledged more, and the next start found

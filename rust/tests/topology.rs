@@ -49,7 +49,7 @@ fn a_hot_space_takes_turns() {
     assert!(before < 100, "{before} of 200 hot batches went before the quiet one");
     rig.turns(500);
     assert!(hot.iter().all(|t| t.outcome().is_some_and(|o| o.is_ok())));
-    assert_eq!((rig.core.process_depth.bytes(), rig.core.space("hot").unwrap().depth.observations()), (0, 0));
+    assert_eq!((rig.core.process_queue.bytes(), rig.core.space("hot").unwrap().depth.observations()), (0, 0));
 }
 
 /// D1, D8: each mode is answered when it has what it promises, and not before it can be read.
@@ -164,7 +164,7 @@ fn sealing_keeps_what_readers_see() {
     assert!(stats.partitions[0].log_end - stats.partitions[0].checkpoint_offset < 4096);
     let segments = rig.files.state().paths().iter().filter(|p| p.contains("partition-000/log/0")).count();
     assert!(segments <= 3, "{segments} log segments are left of {} bytes", stats.partitions[0].log_end);
-    assert_eq!(rig.core.process_unsealed.load(std::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(rig.core.process_unsealed.bytes(), 0);
     // D6, T6: a replay from the checkpoint gives the same.
     let mut again = Sim::over(1, Config { partitions: 1, ..tiny() }, rig.files.state(), 1, Oracle::default());
     again.open().unwrap();

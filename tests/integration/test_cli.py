@@ -53,6 +53,10 @@ def test_ingest_recall_stats_verify_inspect(memories: Path) -> None:
     like = document(engram_command(memories, "recall", "--like", "17", "--space", "notes", "-k", "1", "--json"))
     assert like["hits"][0]["id"] == 17
 
+    where = '{"memory_id": {"$gt": 17}}'
+    other = engram_command(memories, "recall", "--like", "17", "-s", "notes", "-k", "1", "--where", where, "--json")
+    assert document(other)["hits"][0]["id"] > 17
+
     shown = engram_command(memories, "recall", "--like", "17", "--space", "notes", "-k", "3")
     assert shown.returncode == 0
     assert sample.texts[16][:40] in shown.stdout
@@ -175,6 +179,9 @@ def test_exit_codes(memories: Path) -> None:
         ["recall", "--space", "notes"],
         ["recall", "--space", "notes", "--vector", f"{SAMPLE / 'queries.npy'}"],
         ["recall", "--space", "notes", "--vector", f"{SAMPLE / 'queries.npy'}:20"],
+        ["recall", "--space", "notes", "--like", "1", "--where", "{"],
+        ["recall", "--space", "notes", "--like", "1", "--where", "[1]"],
+        ["recall", "--space", "notes", "--like", "1", "--where", '{"$near": 1}'],
         ["stats", "--data", "nowhere"],
         ["verify", "nowhere"],
         ["verify"],
@@ -185,7 +192,7 @@ def test_exit_codes(memories: Path) -> None:
         assert ran.stderr.startswith("engram: ")
         assert ran.stderr.count("\n") == 1
         error = document(engram_command(memories, *arguments, "--json"), 2)["error"]
-        assert error["code"] in ("BAD_INPUT", "NOT_FOUND")
+        assert error["code"] in ("BAD_INPUT", "NOT_FOUND", "INVALID_ARGUMENT")
         assert error["message"]
     assert not (memories / "nowhere").exists()
 

@@ -17,10 +17,10 @@ UnsupportedVersion aio inspect open verify
 """
 
 READS = {
-    "recall": "self, *, vector, k=10, exact=False",
-    "recall_batch": "self, vectors, k=10, *, exact=False",
+    "recall": "self, *, vector, k=10, where=None, exact=False",
+    "recall_batch": "self, vectors, k=10, *, where=None, exact=False",
     "get": "self, memory_id",
-    "list": "self, *, after=0, limit=None",
+    "list": "self, *, where=None, after=0, limit=None",
 }
 METHODS: dict[type, dict[str, str]] = {
     engram.Engine: {
@@ -33,8 +33,8 @@ METHODS: dict[type, dict[str, str]] = {
     },
     engram.Space: {
         **READS,
-        "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, timeout=None",
-        "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, atomic=True, timeout=None",  # noqa: E501
+        "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, on_overload='wait', timeout=None",  # noqa: E501
+        "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
         "snapshot": "self",
         "stats": "self",
     },

@@ -6,6 +6,7 @@ interrupted. With --json a command prints one JSON document on stdout, {"error":
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -124,12 +125,14 @@ def recall(
     like: Annotated[int | None, typer.Option(help="The vector of this memory.")] = None,
     vector: Annotated[str | None, typer.Option(help="FILE.npy, or FILE.npy:ROW.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=16_384, help="How many.")] = 10,
+    where: Annotated[str | None, typer.Option(help='Only those that match: JSON, as {"source": "letter"}.')] = None,
     as_json: Json = False,
 ) -> None:
     """Find the nearest memories to a memory, or to a vector of a file."""
     if (like is None) == (vector is None):
         raise BadInput("give either --like or --vector")
     cue: Any = None if vector is None else _cue(vector)
+    condition = None if where is None else _condition(where)
     with engram.open(_existing(data)) as engine:
         memories = engine.space(space)
         if like is not None:
@@ -139,7 +142,7 @@ def recall(
             cue = memory.vector
             if cue is None:
                 raise BadInput(f"memory {like} has no vector")
-        hits = memories.recall(vector=cue, k=k)
+        hits = memories.recall(vector=cue, k=k, where=condition)
     if as_json:
         found = [
             {
@@ -157,6 +160,16 @@ def recall(
         columns = ("id", "score", "confidence", "text")
         title = f"{space}: {len(hits)} nearest at generation {hits.generation}"
         output.table(title, columns, [(hit.memory_id, hit.score, hit.confidence, hit.text) for hit in hits])
+
+
+def _condition(argument: str) -> dict[str, Any]:
+    try:
+        condition = json.loads(argument)
+    except ValueError as error:
+        raise BadInput(f"--where is not JSON: {error}") from None
+    if not isinstance(condition, dict):
+        raise BadInput('--where must be a JSON object, as {"source": "letter"}')
+    return condition
 
 
 def _cue(argument: str) -> Any:

@@ -3,7 +3,8 @@
 The strategies need hypothesis, which engram does not install.
 """
 
+from engram.testing.conditions import matches
 from engram.testing.model import ModelSpace, Observation
-from engram.testing.strategies import metadata, observations, vectors
+from engram.testing.strategies import conditions, metadata, observations, vectors
 
-__all__ = ["ModelSpace", "Observation", "metadata", "observations", "vectors"]
+__all__ = ["ModelSpace", "Observation", "conditions", "matches", "metadata", "observations", "vectors"]

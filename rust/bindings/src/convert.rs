@@ -1,6 +1,6 @@
 //! Python values to the engine's and back.
 
-use engram_core::records::{Value, decode_metadata, encode_metadata};
+use engram_core::records::{Filter, Value, decode_metadata, encode_metadata};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
@@ -9,17 +9,21 @@ use crate::errors::{OrRaise, invalid};
 /// Deeper than any allowed metadata: where conversion itself stops.
 const DEPTH_STOP: usize = 64;
 
-fn text(value: &Bound<'_, PyString>, field: &'static str, index: usize) -> PyResult<String> {
+fn text(value: &Bound<'_, PyString>, field: &'static str, index: Option<usize>) -> PyResult<String> {
     value
         .to_str()
         .map(str::to_owned)
-        .map_err(|_| invalid(field, Some(index), format!("{field} holds a lone surrogate: it has no UTF-8 form")))
+        .map_err(|_| invalid(field, index, format!("{field} holds a lone surrogate: it has no UTF-8 form")))
 }
 
-fn value(any: &Bound<'_, PyAny>, depth: usize, index: usize) -> PyResult<Value> {
-    let bad = |message: String| invalid("metadata", Some(index), message);
+/// Where a value stands: the argument, and the item's index in it.
+type Place = (&'static str, Option<usize>);
+
+fn value(any: &Bound<'_, PyAny>, depth: usize, place: Place) -> PyResult<Value> {
+    let (field, index) = place;
+    let bad = |message: String| invalid(field, index, format!("{field}: {message}"));
     if depth == 0 {
-        return Err(bad("metadata: nested too deeply".to_owned()));
+        return Err(bad("nested too deeply".to_owned()));
     }
     if any.is_none() {
         return Ok(Value::Null);
@@ -28,29 +32,29 @@ fn value(any: &Bound<'_, PyAny>, depth: usize, index: usize) -> PyResult<Value> 
         return Ok(Value::Bool(flag.is_true()));
     }
     if let Ok(number) = any.cast::<PyInt>() {
-        let number = number.extract().map_err(|_| bad("metadata: integers must fit 64 bits".to_owned()))?;
+        let number = number.extract().map_err(|_| bad("integers must fit 64 bits".to_owned()))?;
         return Ok(Value::Int(number));
     }
     if let Ok(number) = any.cast::<PyFloat>() {
         return Ok(Value::Float(number.value()));
     }
     if let Ok(string) = any.cast::<PyString>() {
-        return text(string, "metadata", index).map(Value::Text);
+        return text(string, field, index).map(Value::Text);
     }
     if let Ok(dict) = any.cast::<PyDict>() {
         let mut fields = Vec::with_capacity(dict.len());
         for (key, item) in dict {
-            let key = key.cast::<PyString>().map_err(|_| bad("metadata: keys must be strings".to_owned()))?;
-            fields.push((text(key, "metadata", index)?, value(&item, depth - 1, index)?));
+            let key = key.cast::<PyString>().map_err(|_| bad("keys must be strings".to_owned()))?;
+            fields.push((text(key, field, index)?, value(&item, depth - 1, place)?));
         }
         return Ok(Value::Object(fields));
     }
     if any.is_instance_of::<PyList>() || any.is_instance_of::<PyTuple>() {
-        let items = any.try_iter()?.map(|item| value(&item?, depth - 1, index));
+        let items = any.try_iter()?.map(|item| value(&item?, depth - 1, place));
         return Ok(Value::List(items.collect::<PyResult<_>>()?));
     }
     let kind = any.get_type().name().map_or_else(|_| "value".to_owned(), |n| n.to_string());
-    Err(bad(format!("metadata: a {kind} has no JSON form")))
+    Err(bad(format!("a {kind} has no JSON form")))
 }
 
 /// Dicts (or None) to canonical bytes.
@@ -61,10 +65,16 @@ pub(crate) fn metadata_in(list: &Bound<'_, PyList>, depth_max: usize) -> PyResul
             out.push(Vec::new());
             continue;
         }
-        let value = value(&item, DEPTH_STOP, i)?;
+        let value = value(&item, DEPTH_STOP, ("metadata", Some(i)))?;
         out.push(encode_metadata(&value, depth_max).map_err(|e| invalid("metadata", Some(i), e.to_string()))?);
     }
     Ok(out)
+}
+
+/// A condition as a dict.
+pub(crate) fn filter_in(condition: Option<&Bound<'_, PyDict>>) -> PyResult<Option<Filter>> {
+    let Some(condition) = condition else { return Ok(None) };
+    Filter::parse(&value(condition.as_any(), DEPTH_STOP, ("where", None))?).or_raise().map(Some)
 }
 
 fn value_out<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
@@ -109,7 +119,7 @@ pub(crate) fn texts_in(list: &Bound<'_, PyList>) -> PyResult<Vec<Option<String>>
         }
         let string =
             item.cast::<PyString>().map_err(|_| invalid("text", Some(i), "a text must be a str or None".to_owned()))?;
-        out.push(Some(text(string, "text", i)?));
+        out.push(Some(text(string, "text", Some(i))?));
     }
     Ok(out)
 }

@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::errors::{OrRaise, to_py};
 use crate::space::{Signals, Space};
+use crate::stats::engine_stats;
 
 /// One engine, and the process it belongs to.
 pub(crate) struct Shared {
@@ -179,43 +180,7 @@ impl Engine {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let core = self.shared.engine()?.core();
         core.check_open().or_raise()?;
-        let s = core.stats();
-        let d = PyDict::new(py);
-        for (name, value) in [
-            ("spaces", s.spaces),
-            ("observed", s.observed),
-            ("queue_bytes", s.queue_bytes),
-            ("unsealed_bytes", s.unsealed_bytes),
-            ("log_bytes", s.log_bytes),
-            ("sealed_bytes", s.sealed_bytes),
-            ("merged_bytes", s.merged_bytes),
-            ("checkpoint_bytes", s.checkpoint_bytes),
-            ("segment_fill_bytes", s.segment_fill_bytes),
-            ("seals", s.seals),
-            ("scrubbed_blocks", s.scrubbed_blocks),
-            ("maintenance_failures", s.maintenance_failures),
-        ] {
-            d.set_item(name, value)?;
-        }
-        d.set_item("maintenance_error", s.maintenance_error)?;
-        let partitions = PyList::empty(py);
-        for p in s.partitions {
-            let one = PyDict::new(py);
-            for (name, value) in [
-                ("spaces", p.spaces),
-                ("log_end", p.log_end),
-                ("log_synced", p.log_synced),
-                ("segment", p.segment),
-                ("checkpoint", p.checkpoint),
-                ("checkpoint_offset", p.checkpoint_offset),
-            ] {
-                one.set_item(name, value)?;
-            }
-            one.set_item("poisoned", p.poisoned)?;
-            partitions.append(one)?;
-        }
-        d.set_item("partitions", partitions)?;
-        Ok(d)
+        engine_stats(py, core.stats())
     }
 
     /// Test builds: makes chosen file calls fail, by `FaultPlan`'s rules; an empty string clears them.

@@ -8,6 +8,7 @@ mod engine;
 mod errors;
 mod memory;
 mod space;
+mod stats;
 
 use pyo3::prelude::*;
 

@@ -14,10 +14,11 @@ use numpy::{IntoPyArray, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use crate::convert::{metadata_in, texts_in};
+use crate::convert::{filter_in, metadata_in, texts_in};
 use crate::engine::Shared;
 use crate::errors::{OrRaise, invalid, to_py};
 use crate::memory::Memory;
+use crate::stats::space_stats;
 
 /// After a signal an admitted observation is waited for this long (P8).
 const SIGNAL_WAIT: Duration = Duration::from_secs(1);
@@ -175,27 +176,31 @@ impl Space {
         Ok((committed.first.0, committed.count))
     }
 
-    #[pyo3(signature = (vector, k, at))]
+    #[pyo3(signature = (vector, k, at, condition))]
     fn recall(
         &self,
         py: Python<'_>,
         vector: PyReadonlyArray1<'_, f32>,
         k: usize,
         at: Snap,
+        condition: Option<Bound<'_, PyDict>>,
     ) -> PyResult<(u64, Vec<Memory>)> {
         let engine = self.shared.engine()?;
         let query = vector.as_slice()?.to_vec();
-        let (generation, hits) = py.detach(|| engine.core().recall(&self.inner, &query, k, snapshot(at))).or_raise()?;
+        let filter = filter_in(condition.as_ref())?;
+        let (generation, hits) =
+            py.detach(|| engine.core().recall(&self.inner, &query, k, snapshot(at), filter.as_ref())).or_raise()?;
         Ok((generation.0, hits.into_iter().map(Memory::hit).collect()))
     }
 
-    #[pyo3(signature = (vectors, k, at))]
+    #[pyo3(signature = (vectors, k, at, condition))]
     fn recall_batch<'py>(
         &self,
         py: Python<'py>,
         vectors: PyReadonlyArray2<'py, f32>,
         k: usize,
         at: Snap,
+        condition: Option<Bound<'_, PyDict>>,
     ) -> PyResult<(u64, Bound<'py, PyArray2<u64>>, Bound<'py, PyArray2<f32>>)> {
         let engine = self.shared.engine()?;
         let (rows, dim) = (vectors.as_array().nrows(), vectors.as_array().ncols());
@@ -204,8 +209,10 @@ impl Space {
             return Err(invalid("vectors", None, message));
         }
         let queries = vectors.as_slice()?.to_vec();
-        let found: engine::Neighbours =
-            py.detach(|| engine.core().recall_batch(&self.inner, &queries, k, snapshot(at))).or_raise()?;
+        let filter = filter_in(condition.as_ref())?;
+        let found: engine::Neighbours = py
+            .detach(|| engine.core().recall_batch(&self.inner, &queries, k, snapshot(at), filter.as_ref()))
+            .or_raise()?;
         let shaped = |e: numpy::ndarray::ShapeError| invalid("vectors", None, e.to_string());
         let ids = Array2::from_shape_vec((rows, k), found.ids).map_err(shaped)?;
         let scores = Array2::from_shape_vec((rows, k), found.scores).map_err(shaped)?;
@@ -219,10 +226,19 @@ impl Space {
         Ok(found.map(Memory::plain))
     }
 
-    #[pyo3(signature = (after, limit, at))]
-    fn list(&self, py: Python<'_>, after: u64, limit: usize, at: Snap) -> PyResult<Vec<Memory>> {
+    #[pyo3(signature = (after, limit, at, condition))]
+    fn list(
+        &self,
+        py: Python<'_>,
+        after: u64,
+        limit: usize,
+        at: Snap,
+        condition: Option<Bound<'_, PyDict>>,
+    ) -> PyResult<Vec<Memory>> {
         let engine = self.shared.engine()?;
-        let found = py.detach(|| engine.core().list(&self.inner, after, limit, snapshot(at))).or_raise()?;
+        let filter = filter_in(condition.as_ref())?;
+        let found =
+            py.detach(|| engine.core().list(&self.inner, after, limit, snapshot(at), filter.as_ref())).or_raise()?;
         Ok(found.into_iter().map(Memory::plain).collect())
     }
 
@@ -243,24 +259,6 @@ impl Space {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let s = self.shared.engine()?.core().space_stats(&self.inner);
-        let d = PyDict::new(py);
-        for (name, value) in [
-            ("memories", s.memories),
-            ("generation", s.generation),
-            ("incarnation", s.incarnation),
-            ("queue_observations", s.queue_observations),
-            ("queue_bytes", s.queue_bytes),
-            ("unsealed_bytes", s.unsealed_bytes),
-            ("sealed_bytes", s.sealed_bytes),
-            ("sealed_parts", s.sealed_parts),
-            ("tail_parts", s.tail_parts),
-            ("snapshots", s.snapshots),
-            ("recalls", s.recalls),
-        ] {
-            d.set_item(name, value)?;
-        }
-        d.set_item("degraded", s.degraded)?;
-        Ok(d)
+        space_stats(py, self.shared.engine()?.core().space_stats(&self.inner))
     }
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use super::core::Core;
 use crate::error::Error;
 use crate::index::{Cue, TopK};
-use crate::queue::{Committed, Reply, Ticket};
-use crate::records::{Checked, Row, check_frame, check_query};
+use crate::queue::{Committed, Level, Reply, Ticket, retry_after_ms};
+use crate::records::{Checked, Filter, Row, check_frame, check_query};
 use crate::store::{Batch, Snapshot, Space, View};
 use crate::types::{DIM_MAX, Generation, check_space_name};
+
+const PROCESS_QUEUE: &str = "the process's queues are full";
 
 /// A checked frame that may be admitted.
 pub struct Prepared {
@@ -104,33 +106,54 @@ impl Core {
             return Err(error);
         }
         let (count, bytes) = (prepared.checked.hashes.len() as u64, prepared.frame.len() as u64);
-        let waiting = space.depth.bytes() + bytes;
-        if space.unsealed_bytes() + waiting > self.config.unsealed_space_bytes_max && space.unsealed_bytes() > 0 {
-            return Ok(Admission::Full(prepared, "the space holds too much that is not sealed yet"));
+        let now = self.now();
+        if let Some(reason) = self.pressed(space, bytes, now) {
+            return Ok(Admission::Full(prepared, reason));
         }
-        let unsealed = self.process_unsealed.load(Ordering::Acquire);
-        if unsealed + bytes > self.config.unsealed_process_bytes_max && unsealed > 0 {
-            return Ok(Admission::Full(prepared, "the process holds too much that is not sealed yet"));
+        if !self.process_queue.reserve(bytes) {
+            return Ok(Admission::Full(prepared, PROCESS_QUEUE));
         }
-        if !self.process_depth.reserve(0, bytes) {
-            return Ok(Admission::Full(prepared, "the process's queues are full"));
-        }
-        if !space.depth.reserve(count, bytes) {
-            self.process_depth.release(0, bytes);
+        if !space.reserve(count, bytes, now, &self.process_queue) {
+            self.process_queue.release(bytes);
             return Ok(Admission::Full(prepared, "the space's queue is full"));
         }
         if let Err(error) = space.admits() {
-            space.depth.release(count, bytes);
-            self.process_depth.release(0, bytes);
+            self.process_queue.release(bytes);
+            space.release(count, bytes, now, None, &self.process_queue);
             return Err(error);
         }
         let ticket = Arc::new(Ticket::default());
         let reply = Reply::new(Arc::clone(&ticket));
-        let batch = Batch { frame: Arc::new(prepared.frame), checked: prepared.checked, reply };
+        let batch = Batch { admitted_at: now, frame: Arc::new(prepared.frame), checked: prepared.checked, reply };
         if space.lane.push(batch) {
             partition.ready.push(space.options.id);
         }
         Ok(Admission::Admitted(ticket))
+    }
+
+    /// Why nothing more may come in now (P2, P3).
+    fn pressed(&self, space: &Space, bytes: u64, now: u64) -> Option<&'static str> {
+        if space.level(now) == Level::Overloaded {
+            return Some(space.pressure(now).1);
+        }
+        let (waiting, unsealed) = (space.depth.bytes(), space.unsealed_bytes());
+        if unsealed > 0 && unsealed + waiting + bytes > self.config.unsealed_space_bytes_max {
+            return Some("the space holds too much that is not sealed yet");
+        }
+        let all = self.process_unsealed.bytes();
+        if self.process_unsealed.refuses(unsealed, bytes)
+            || (all > 0 && all + bytes > self.config.unsealed_process_bytes_max)
+        {
+            return Some("the process holds too much that is not sealed yet");
+        }
+        self.process_queue.refuses(waiting, bytes).then_some(PROCESS_QUEUE)
+    }
+
+    /// What a caller is told that found no room in time.
+    pub(super) fn overloaded(&self, space: &Space, reason: &str) -> Error {
+        let level = space.level(self.now()).max(self.process_queue.level()).max(self.process_unsealed.level());
+        let retry_after_ms = retry_after_ms(space.drain_ms(), self.env.random.next_u64());
+        Error::Overloaded { retry_after_ms, level: level.name(), reason: reason.to_owned() }
     }
 
     fn readable(&self, space: &Space) -> Result<(), Error> {
@@ -162,10 +185,17 @@ impl Core {
     }
 
     /// Up to `limit` memories with ids greater than `after`, by id.
-    pub fn list(&self, space: &Space, after: u64, limit: usize, at: Option<Snapshot>) -> Result<Vec<Memory>, Error> {
+    pub fn list(
+        &self,
+        space: &Space,
+        after: u64,
+        limit: usize,
+        at: Option<Snapshot>,
+        filter: Option<&Filter>,
+    ) -> Result<Vec<Memory>, Error> {
         let (view, upto) = self.view_at(space, at)?;
         let mut found = Vec::new();
-        let listed = view.list(Generation(after), upto, |row| {
+        let listed = view.list(Generation(after), upto, filter, |row| {
             if found.len() < limit {
                 found.push(Memory::of(&row, true));
             }
@@ -192,6 +222,7 @@ impl Core {
         queries: &[f32],
         k: usize,
         at: Option<Snapshot>,
+        filter: Option<&Filter>,
     ) -> Result<(Arc<View>, Generation, Vec<TopK>), Error> {
         if k == 0 || k > self.config.recall_k_max {
             let max = self.config.recall_k_max;
@@ -207,24 +238,25 @@ impl Core {
             .collect::<Result<Vec<_>, _>>()?;
         let (view, upto) = self.view_at(space, at)?;
         let mut tops: Vec<TopK> = cues.iter().map(|_| TopK::new(k)).collect();
-        view.scan(&cues, &mut tops, upto).inspect_err(|e| space.note_damage(e))?;
+        view.scan(&cues, &mut tops, upto, filter).inspect_err(|e| space.note_damage(e))?;
         // Relaxed: a statistic.
         space.recalls.fetch_add(cues.len() as u64, Ordering::Relaxed);
         Ok((view, upto, tops))
     }
 
-    /// The k nearest memories to one cue under one snapshot, nearest first (G3, G6).
+    /// The k nearest memories that match, to one cue under one snapshot, nearest first (G3, G4, G6).
     pub fn recall(
         &self,
         space: &Space,
         query: &[f32],
         k: usize,
         at: Option<Snapshot>,
+        filter: Option<&Filter>,
     ) -> Result<(Generation, Vec<Found>), Error> {
         if query.len() != space.options.dim as usize {
             check_query(query, space.options.dim, space.options.metric)?;
         }
-        let (view, upto, tops) = self.search(space, query, k, at)?;
+        let (view, upto, tops) = self.search(space, query, k, at, filter)?;
         let mut hits = Vec::new();
         for near in tops.into_iter().flat_map(TopK::into_sorted) {
             if let Some(row) = view.get(near.generation, upto)? {
@@ -241,8 +273,9 @@ impl Core {
         queries: &[f32],
         k: usize,
         at: Option<Snapshot>,
+        filter: Option<&Filter>,
     ) -> Result<Neighbours, Error> {
-        let (_, upto, tops) = self.search(space, queries, k, at)?;
+        let (_, upto, tops) = self.search(space, queries, k, at, filter)?;
         let (mut ids, mut scores) = (Vec::with_capacity(tops.len() * k), Vec::with_capacity(tops.len() * k));
         for top in tops {
             let near = top.into_sorted();

@@ -13,7 +13,7 @@ use super::maintenance::Maintenance;
 use super::open::OpenReport;
 use crate::env::{Env, Port, Scheduler, Task};
 use crate::error::Error;
-use crate::queue::Depth;
+use crate::queue::Pool;
 use crate::store::Spaces;
 use crate::types::codec::Seed;
 use crate::types::{Config, PartitionId, SpaceId};
@@ -58,8 +58,9 @@ pub struct Core {
     pub(super) catalogue: Catalogue,
     pub(super) maintenance: Mutex<Maintenance>,
     pub maintenance_port: Arc<Port>,
-    pub process_depth: Depth,
-    pub process_unsealed: Arc<AtomicU64>,
+    /// Bytes in all queues, and bytes of all spaces that are not sealed.
+    pub process_queue: Pool,
+    pub process_unsealed: Arc<Pool>,
     pub written: Written,
     pub report: OpenReport,
     pub closing: AtomicBool,

@@ -113,6 +113,7 @@ impl Writer {
             return true;
         }
         let mut turns = partition.ready.len();
+        let now = core.now();
         while turns > 0 {
             turns -= 1;
             let Some(id) = partition.ready.pop() else {
@@ -122,8 +123,9 @@ impl Writer {
                 continue;
             };
             let begin = self.building.builder.body_len();
+            let quantum = space.level(now).quantum(core.config.quantum_bytes) as u64;
             let mut full = false;
-            while !full && self.building.builder.body_len() - begin < core.config.quantum_bytes as u64 {
+            while !full && self.building.builder.body_len() - begin < quantum {
                 let Some(batch) = space.lane.pop() else { break };
                 full = !self.add(core, partition, &space, batch);
             }
@@ -340,28 +342,28 @@ fn apply(core: &Core, group: &mut Group, mode: Durability) {
         let count = batch.checked.hashes.len();
         let (_, delta) = deltas.entry(space.options.id).or_insert_with(|| (Arc::clone(&space), Delta::default()));
         let (bytes, hashes) = (batch.frame.len() as u64, batch.checked.hashes.clone());
+        let admitted_at = batch.admitted_at;
         let applied =
             apply_observe(delta, batch.frame, Some(batch.checked), hashes, first, group.before, group.committed_at);
         let committed = Committed { first, count: count as u32, durability: mode };
-        acks.push((space, bytes, count as u64, batch.reply, applied.map(|()| committed)));
+        acks.push((space, bytes, count as u64, admitted_at, batch.reply, applied.map(|()| committed)));
     }
+    let clock = core.now();
     for (space, delta) in deltas.into_values() {
-        space.publish(delta);
+        space.publish(delta, clock);
     }
-    for (space, bytes, count, reply, outcome) in acks {
+    for (space, bytes, count, admitted_at, reply, outcome) in acks {
         core.observed.fetch_add(count, Ordering::Relaxed);
-        release(core, &space, count, bytes);
+        core.process_queue.release(bytes);
+        space.release(count, bytes, clock, Some(admitted_at), &core.process_queue);
         reply.complete(outcome);
     }
 }
 
-fn release(core: &Core, space: &Space, count: u64, bytes: u64) {
-    space.depth.release(count, bytes);
-    core.process_depth.release(0, bytes);
-    space.gate.wake();
-}
-
+/// Answers what was not committed.
 fn answer(core: &Core, space: &Space, batch: Batch, outcome: Result<Committed, Error>) {
-    release(core, space, batch.checked.hashes.len() as u64, batch.frame.len() as u64);
+    let (count, bytes) = (batch.checked.hashes.len() as u64, batch.frame.len() as u64);
+    core.process_queue.release(bytes);
+    space.release(count, bytes, core.now(), None, &core.process_queue);
     batch.reply.complete(outcome);
 }

@@ -297,9 +297,12 @@ fn due(core: &Core) -> Option<(usize, Goal)> {
         }
     }
     let (index, id, bytes) = largest?;
-    let process = core.process_unsealed.load(Ordering::Acquire) >= config.seal_process_bytes;
+    // Sealing begins before intake is held up, whatever the limits are.
+    let seal_space_bytes = config.seal_space_bytes.min(config.unsealed_space_bytes_max / 2);
+    let seal_process_bytes = config.seal_process_bytes.min(config.unsealed_process_bytes_max / 2);
+    let process = core.process_unsealed.bytes() >= seal_process_bytes;
     let mut candidate = None;
-    if bytes >= config.seal_space_bytes || (process && bytes >= config.seal_own_file_bytes_min) {
+    if bytes >= seal_space_bytes || (process && bytes >= config.seal_own_file_bytes_min) {
         candidate = Some((index, Goal::One(id)));
     } else if process {
         let sum = |p: &Partition| of(p).iter().map(|s| s.unsealed_bytes()).sum::<u64>();

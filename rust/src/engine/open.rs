@@ -15,7 +15,7 @@ use super::maintenance::Maintenance;
 use super::recovery::{PartitionState, read_partition};
 use crate::env::{Env, Files, LockError, Port, Scheduler, Site, Task};
 use crate::error::Error;
-use crate::queue::Depth;
+use crate::queue::Pool;
 use crate::store::{Delta, Space, Spaces};
 use crate::types::codec::Seed;
 use crate::types::{Config, Durability, Generation, LogPosition, PartitionId};
@@ -91,7 +91,7 @@ impl Core {
         let seed = Seed::new(&manifest.id);
         let mut opener = Opener { env: &env, config: &config, scheduler: &scheduler, seed, report };
         let (known, recovered) = read_catalogue(&*env.files, seed)?;
-        let process_unsealed = Arc::new(AtomicU64::new(0));
+        let process_unsealed = Arc::new(Pool::new(config.unsealed_process_bytes_max));
         let spaces = Spaces::default();
         let mut partitions = Vec::new();
         for i in 0..manifest.partitions {
@@ -103,7 +103,7 @@ impl Core {
         let report = opener.report;
         let port = Arc::new(Port::new(Arc::clone(&env.files), Arc::clone(&scheduler), Task::Io(partitions.len() + 1)));
         Ok(Arc::new(Self {
-            process_depth: Depth::new(u64::MAX, config.queue_process_bytes_max),
+            process_queue: Pool::new(config.queue_process_bytes_max),
             process_unsealed,
             seed,
             directory_id: manifest.id,
@@ -208,7 +208,7 @@ impl Opener<'_> {
         &mut self,
         mut state: PartitionState,
         spaces: &Spaces,
-        process_unsealed: &Arc<AtomicU64>,
+        process_unsealed: &Arc<Pool>,
     ) -> Result<Partition, Error> {
         let index = state.id.0 as usize;
         let port = self.port(Task::Io(index));
@@ -237,8 +237,9 @@ impl Opener<'_> {
             let mut at = seat.state.clone();
             at.last_generation = seat.state.last_generation.max(seat.state.sealed_through);
             let space = Space::new(seat.options, durability, self.config, at, Arc::clone(process_unsealed));
-            space.install(seat.sealed, 0);
-            space.publish(seat.delta);
+            let now = self.env.clock.monotonic_nanos();
+            space.install(seat.sealed, 0, now);
+            space.publish(seat.delta, now);
             spaces.insert(Arc::new(space));
         }
         let partition = Partition {

@@ -175,7 +175,7 @@ impl SealJob {
                 count(&core.written.checkpoints, &result);
                 let checkpoint = Checkpoint::clone(checkpoint);
                 partition.kept.lock().publish(checkpoint);
-                self.install();
+                self.install(core.now());
                 self.stage = Stage::Free;
                 Ok(Progress::Submit(self.free_job(partition)))
             }
@@ -305,10 +305,10 @@ impl SealJob {
         parts
     }
 
-    fn install(&self) {
+    fn install(&self, clock: u64) {
         for planned in self.spaces.iter().filter(|p| p.take > 0 || !p.replaced.is_empty()) {
             let now = planned.space.view();
-            planned.space.install(self.new_sealed(planned, now.sealed()), planned.take);
+            planned.space.install(self.new_sealed(planned, now.sealed()), planned.take, clock);
         }
     }
 

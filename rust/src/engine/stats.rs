@@ -18,6 +18,11 @@ pub struct SpaceStats {
     pub tail_parts: u64,
     pub snapshots: u64,
     pub recalls: u64,
+    pub level: &'static str,
+    pub pressure: f64,
+    pub advised_batch: u64,
+    /// Observations a second, while some waited.
+    pub drain_rate: f64,
     pub degraded: Option<String>,
 }
 
@@ -38,6 +43,8 @@ pub struct EngineStats {
     pub observed: u64,
     pub queue_bytes: u64,
     pub unsealed_bytes: u64,
+    /// Of what all spaces share.
+    pub level: &'static str,
     pub log_bytes: u64,
     pub sealed_bytes: u64,
     pub merged_bytes: u64,
@@ -54,6 +61,8 @@ impl Core {
     pub fn space_stats(&self, space: &Space) -> SpaceStats {
         let view = space.view();
         let state = space.state();
+        let now = self.now();
+        let level = space.level(now);
         SpaceStats {
             memories: view.memories(),
             generation: view.watermark().0,
@@ -66,6 +75,10 @@ impl Core {
             tail_parts: view.tail_parts() as u64,
             snapshots: space.pins.len() as u64,
             recalls: space.recalls.load(Ordering::Relaxed),
+            level: level.name(),
+            pressure: space.pressure(now).0,
+            advised_batch: level.advised_batch(),
+            drain_rate: space.drain_rate(),
             degraded: state
                 .degraded
                 .or_else(|| space.damage())
@@ -96,8 +109,9 @@ impl Core {
         EngineStats {
             spaces: self.spaces.len() as u64,
             observed: self.observed.load(Ordering::Relaxed),
-            queue_bytes: self.process_depth.bytes(),
-            unsealed_bytes: self.process_unsealed.load(Ordering::Acquire),
+            queue_bytes: self.process_queue.bytes(),
+            unsealed_bytes: self.process_unsealed.bytes(),
+            level: self.process_queue.level().max(self.process_unsealed.level()).name(),
             log_bytes: w.log.load(Ordering::Relaxed),
             sealed_bytes: w.sealed.load(Ordering::Relaxed),
             merged_bytes: w.merged.load(Ordering::Relaxed),

@@ -229,7 +229,7 @@ impl Core {
             let view: Arc<View> = space.view();
             h.update(&view.watermark().0.to_le_bytes());
             h.update(&space.state().incarnation.to_le_bytes());
-            view.list(Generation(0), view.watermark(), |row| {
+            view.list(Generation(0), view.watermark(), None, |row| {
                 hash_row(&mut h, &row);
                 true
             })?;

@@ -1,7 +1,7 @@
 //! A file system that fails where a plan says so.
 //!
 //! The fault model (what the plans may do, and what the engine must still hold): any call may fail with an errno (EIO, ENOSPC,
-//! EMFILE …), at the nth matching call, once or for ever; a failed sync leaves its pages clean, readable and not on disk (D4); a
+//! EMFILE …), at the nth matching call, once or for ever; or be slow; a failed sync leaves its pages clean, readable and not on disk (D4); a
 //! sync, rename or directory sync may silently not happen (sabotage: the tests must notice). Short writes and EINTR are below
 //! this layer, in `real`. Lost, torn and reordered writes of a power cut are in `crash`; flipped bits are made by the tests.
 
@@ -30,6 +30,8 @@ pub enum Action {
     Fail(i32),
     /// Report success and do nothing.
     Skip,
+    /// Take so many milliseconds longer. For real disks: a simulated one has its clock.
+    Delay(u64),
 }
 
 /// Applies to calls that match all that is given, after `skip` of them, `times` times.
@@ -48,7 +50,7 @@ impl Rule {
         Self { operation, site: None, path: None, skip: 0, times: u64::MAX, action }
     }
 
-    /// Parses `sync@GroupSync+5*1=EIO`, `write:rows=ENOSPC`, `rename@RowsRename=skip`: operation, `@site`, `:part of the path`,
+    /// Parses `sync@GroupSync+5*1=EIO`, `write:rows=ENOSPC`, `rename@RowsRename=skip`, `sync=delay20`: operation, `@site`, `:part of the path`,
     /// `+calls let through`, `*times`.
     pub fn parse(text: &str) -> Option<Self> {
         let (left, action) = text.split_once('=')?;
@@ -58,7 +60,7 @@ impl Rule {
             "ENOSPC" => Action::Fail(28),
             "EMFILE" => Action::Fail(24),
             "EROFS" => Action::Fail(30),
-            _ => return None,
+            _ => Action::Delay(action.strip_prefix("delay")?.parse().ok()?),
         };
         let end = left.find(['@', ':', '+', '*']).unwrap_or(left.len());
         let operation = match &left[..end] {
@@ -120,10 +122,15 @@ impl FaultPlan {
         None
     }
 
+    #[allow(clippy::disallowed_methods, reason = "a slow disk is the fault")]
     fn check(&self, operation: Operation, site: Option<Site>, path: &str) -> io::Result<bool> {
         match self.verdict(operation, site, path) {
             None => Ok(true),
             Some(Action::Skip) => Ok(false),
+            Some(Action::Delay(ms)) => {
+                std::thread::sleep(std::time::Duration::from_millis(ms));
+                Ok(true)
+            }
             Some(Action::Fail(errno)) => Err(io::Error::from_raw_os_error(errno)),
         }
     }

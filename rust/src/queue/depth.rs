@@ -17,8 +17,8 @@ pub struct Depth {
     bytes_max: u64,
 }
 
-fn take(counter: &AtomicU64, n: u64, max: u64) -> bool {
-    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| now.checked_add(n).filter(|sum| *sum <= max)).is_ok()
+fn take(counter: &AtomicU64, n: u64, max: u64) -> Option<u64> {
+    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| now.checked_add(n).filter(|sum| *sum <= max)).ok()
 }
 
 impl Depth {
@@ -26,24 +26,36 @@ impl Depth {
         Self { observations: AtomicU64::new(0), bytes: AtomicU64::new(0), observations_max, bytes_max }
     }
 
-    /// Takes permits, or takes nothing.
+    /// Takes permits and returns the observations there were before, or takes nothing.
     #[must_use]
-    pub fn reserve(&self, observations: u64, bytes: u64) -> bool {
-        if !take(&self.bytes, bytes, self.bytes_max) {
-            return false;
+    pub fn reserve(&self, observations: u64, bytes: u64) -> Option<u64> {
+        take(&self.bytes, bytes, self.bytes_max)?;
+        let before = take(&self.observations, observations, self.observations_max);
+        if before.is_none() {
+            self.bytes.fetch_sub(bytes, Ordering::SeqCst);
         }
-        if take(&self.observations, observations, self.observations_max) {
-            return true;
-        }
-        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
-        false
+        before
     }
 
-    pub fn release(&self, observations: u64, bytes: u64) {
-        let before = self.observations.fetch_sub(observations, Ordering::SeqCst);
-        debug_assert!(before >= observations, "released more observations than reserved");
+    /// Returns the observations that are left.
+    pub fn release(&self, observations: u64, bytes: u64) -> u64 {
         let before = self.bytes.fetch_sub(bytes, Ordering::SeqCst);
         debug_assert!(before >= bytes, "released more bytes than reserved");
+        let before = self.observations.fetch_sub(observations, Ordering::SeqCst);
+        debug_assert!(before >= observations, "released more observations than reserved");
+        before.saturating_sub(observations)
+    }
+
+    /// The fuller of the two, as a share of its limit (P2).
+    pub fn pressure(&self) -> f64 {
+        let share = |now: u64, max: u64| now as f64 / max.max(1) as f64;
+        share(self.observations(), self.observations_max).max(share(self.bytes(), self.bytes_max))
+    }
+
+    /// Observations and bytes above half of their limits (P4).
+    pub fn above_half(&self) -> (u64, u64) {
+        let above = |now: u64, max: u64| now.saturating_sub(max / 2);
+        (above(self.observations(), self.observations_max), above(self.bytes(), self.bytes_max))
     }
 
     pub fn observations(&self) -> u64 {
@@ -106,7 +118,7 @@ mod tests {
                 s.spawn(|| {
                     for i in 0..20_000u64 {
                         let (n, bytes) = (i % 7 + 1, i % 50);
-                        if depth.reserve(n, bytes) {
+                        if depth.reserve(n, bytes).is_some() {
                             if depth.observations() > 100 || depth.bytes() > 1000 {
                                 over.fetch_add(1, Ordering::Relaxed);
                             }
@@ -117,16 +129,16 @@ mod tests {
             }
         });
         assert_eq!((over.into_inner(), depth.observations(), depth.bytes()), (0, 0, 0));
-        assert!(!depth.reserve(101, 0) && !depth.reserve(0, 1001) && !depth.could_hold(101, 0));
+        assert!(depth.reserve(101, 0).is_none() && depth.reserve(0, 1001).is_none() && !depth.could_hold(101, 0));
         assert_eq!((depth.observations(), depth.bytes()), (0, 0), "a refusal takes nothing");
     }
 
     #[test]
     fn a_waiter_is_woken() {
         let (gate, depth) = (Gate::default(), Depth::new(1, 1));
-        assert!(depth.reserve(1, 0));
+        assert_eq!(depth.reserve(1, 0), Some(0));
         std::thread::scope(|s| {
-            let waiter = s.spawn(|| while !gate.wait(Duration::from_secs(5), || depth.reserve(1, 0)) {});
+            let waiter = s.spawn(|| while !gate.wait(Duration::from_secs(5), || depth.reserve(1, 0).is_some()) {});
             depth.release(1, 0);
             gate.wake();
             waiter.join().unwrap();

@@ -2,11 +2,13 @@
 //!
 //! Text, metadata, times, confidence and the vector's bytes: as the frame that came in (`frame`), as canonical metadata
 //! (`metadata`), and as rows of sealed files (`sealed`, written by `seal`). A `RowSource` is where rows are read from: a frame's
-//! buffer or a mapped file. Nothing here knows spaces' state or durability.
+//! buffer or a mapped file. A `Filter` says which of them are meant, from their `Facts` alone. Nothing here knows spaces' state or durability.
 
+mod filter;
 mod frame;
 mod metadata;
 mod protobuf;
+mod raw;
 mod seal;
 mod sealed;
 mod validate;
@@ -14,6 +16,7 @@ mod validate;
 use crate::error::Error;
 use crate::types::Generation;
 
+pub use filter::Filter;
 pub use frame::{Columns, FrameView, TIME_ABSENT, build_frame};
 pub use metadata::{Value, check_metadata, decode_metadata, encode_metadata};
 pub use seal::{SealEncoder, SealSpace, SealedSummary};
@@ -37,6 +40,16 @@ pub struct Row<'a> {
     pub vector: Option<&'a [u8]>,
 }
 
+/// What a filter looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    pub generation: Generation,
+    pub committed_at: i64,
+    pub observed_at: Option<i64>,
+    pub confidence: f32,
+    pub metadata: &'a [u8],
+}
+
 /// Rows with ascending generations.
 pub trait RowSource: Send + Sync {
     fn rows(&self) -> usize;
@@ -45,6 +58,7 @@ pub trait RowSource: Send + Sync {
     fn generation_at(&self, row: usize) -> Generation;
     fn row_of(&self, generation: Generation) -> Option<usize>;
     fn row(&self, row: usize) -> Result<Row<'_>, Error>;
+    fn facts(&self, row: usize) -> Result<Facts<'_>, Error>;
     /// Why none of these rows can be read, if so: whoever would walk over them must say it.
     fn damage(&self) -> Option<&Error> {
         None

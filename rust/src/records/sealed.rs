@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Row, RowSource, TIME_ABSENT, VectorRun};
+use super::{Facts, Row, RowSource, TIME_ABSENT, VectorRun};
 use crate::env::{Bytes, Files};
 use crate::error::Error;
 use crate::types::codec::{Cursor, Seed, Stamp, StampError, put_u32, put_u64};
@@ -445,6 +445,18 @@ impl RowSource for SealedRows {
             text: (has_text != 0).then_some(text),
             metadata,
             vector,
+        })
+    }
+
+    fn facts(&self, row: usize) -> Result<Facts<'_>, Error> {
+        let run = self.run_of(row);
+        let observed_at = i64::from_le_bytes(self.array(Section::ObservedAt, row)?);
+        Ok(Facts {
+            generation: self.runs[run].first.plus((row - self.starts[run]) as u64),
+            committed_at: self.runs[run].committed_at,
+            observed_at: (observed_at != TIME_ABSENT).then_some(observed_at),
+            confidence: f32::from_le_bytes(self.array(Section::Confidence, row)?),
+            metadata: self.var(Section::MetadataEnds, Section::Metadata, row)?.0,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Rows known to be lost or unreadable: every read that needs them gets the error, never an answer without them (D5).
 
 use crate::error::Error;
-use crate::records::{Row, RowSource, VectorRun};
+use crate::records::{Facts, Row, RowSource, VectorRun};
 use crate::types::Generation;
 
 pub struct DamagedRows {
@@ -42,6 +42,10 @@ impl RowSource for DamagedRows {
     }
 
     fn row(&self, _row: usize) -> Result<Row<'_>, Error> {
+        Err(self.error.clone())
+    }
+
+    fn facts(&self, _row: usize) -> Result<Facts<'_>, Error> {
         Err(self.error.clone())
     }
 

@@ -7,6 +7,7 @@
 mod append;
 mod apply;
 mod damaged;
+mod flow;
 mod part;
 mod snapshot;
 mod space;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::records::{FrameView, Row, RowSource, VectorRun};
+use crate::records::{Facts, FrameView, Row, RowSource, VectorRun};
 use crate::types::Generation;
 
 pub struct FrameRows {
@@ -69,6 +69,16 @@ impl RowSource for FrameRows {
             text,
             metadata: self.view.metadata(&self.frame, row),
             vector: self.view.vector(&self.frame, row),
+        })
+    }
+
+    fn facts(&self, row: usize) -> Result<Facts<'_>, Error> {
+        Ok(Facts {
+            generation: self.first.plus(row as u64),
+            committed_at: self.committed_at,
+            observed_at: self.view.observed_at(row),
+            confidence: self.view.confidence(row),
+            metadata: self.view.metadata(&self.frame, row),
         })
     }
 

@@ -12,16 +12,19 @@ use parking_lot::Mutex;
 
 use super::append::AppendList;
 use super::apply::Delta;
+use super::flow::Flow;
 use super::snapshot::Pins;
 use super::view::{Part, SealedPart, View};
 use super::watermark::Watermark;
 use crate::error::Error;
-use crate::queue::{Committed, Depth, Gate, Lane, Reply};
+use crate::queue::{Committed, Depth, Gate, Lane, Pool, Reply};
 use crate::records::Checked;
 use crate::types::{Config, Durability, Generation, LogPosition, SpaceOptions};
 
 /// A checked frame on its way.
 pub struct Batch {
+    /// Monotonic nanoseconds.
+    pub admitted_at: u64,
     pub frame: Arc<Vec<u8>>,
     pub checked: Checked,
     pub reply: Reply<Committed>,
@@ -44,11 +47,12 @@ pub struct Space {
     pub depth: Depth,
     pub gate: Gate,
     pub pins: Pins,
+    pub(super) flow: Flow,
     numbered: AtomicU64,
     view: ArcSwap<View>,
     growing: Mutex<Watermark>,
     unsealed: AtomicU64,
-    process_unsealed: Arc<AtomicU64>,
+    process_unsealed: Arc<Pool>,
     fenced: AtomicBool,
     in_doubt: OnceLock<String>,
     state: Mutex<SpaceState>,
@@ -62,13 +66,14 @@ impl Space {
         durability: Durability,
         config: &Config,
         state: SpaceState,
-        process_unsealed: Arc<AtomicU64>,
+        process_unsealed: Arc<Pool>,
     ) -> Self {
         Self {
             lane: Lane::default(),
             depth: Depth::new(config.queue_observations_max, config.queue_bytes_max),
             gate: Gate::default(),
             pins: Pins::default(),
+            flow: Flow::new(config),
             numbered: AtomicU64::new(state.last_generation.0),
             view: ArcSwap::from_pointee(View::empty(state.last_generation)),
             growing: Mutex::new(Watermark::new(state.last_generation)),
@@ -102,13 +107,13 @@ impl Space {
     }
 
     /// Publishes what a group did to this space, by one swap.
-    pub fn publish(&self, delta: Delta) {
+    pub fn publish(&self, delta: Delta, now: u64) {
         let mut watermark = self.growing.lock();
         let mut view = View::clone(&self.view.load());
         for part in delta.parts {
             let last = view.tail_to.checked_sub(1).and_then(|i| view.tail.get(i)).map(|p| p.rows.last());
             debug_assert!(!part.sound || last.is_none_or(|l| l < part.rows.first()), "parts come in order");
-            self.grow(part.bytes);
+            self.grow(part.bytes, now);
             view.memories += if part.sound { part.rows.rows() as u64 } else { 0 };
             view.tail.set(view.tail_to, part);
             view.tail_to += 1;
@@ -124,19 +129,28 @@ impl Space {
         self.view.store(Arc::new(view));
     }
 
-    fn grow(&self, bytes: u64) {
-        self.unsealed.fetch_add(bytes, Ordering::AcqRel);
-        self.process_unsealed.fetch_add(bytes, Ordering::AcqRel);
+    // Both under `growing`.
+    fn grow(&self, bytes: u64, now: u64) {
+        if self.unsealed.fetch_add(bytes, Ordering::AcqRel) == 0 && bytes > 0 {
+            self.process_unsealed.enter();
+            self.flow.sealing_begins(now);
+        }
+        self.process_unsealed.add(bytes);
     }
 
-    fn shrink(&self, bytes: u64) {
-        self.unsealed.fetch_sub(bytes, Ordering::AcqRel);
-        self.process_unsealed.fetch_sub(bytes, Ordering::AcqRel);
+    fn shrink(&self, bytes: u64, now: u64) {
+        if bytes > 0 {
+            self.process_unsealed.release(bytes);
+            if self.unsealed.fetch_sub(bytes, Ordering::AcqRel) == bytes {
+                self.process_unsealed.leave();
+            }
+            self.flow.sealed(now, bytes);
+        }
         self.gate.wake();
     }
 
     /// Replaces the sealed parts, and drops the first `sealed_parts` parts of the tail, which they hold now.
-    pub fn install(&self, sealed: Vec<SealedPart>, sealed_parts: usize) {
+    pub fn install(&self, sealed: Vec<SealedPart>, sealed_parts: usize, now: u64) {
         let _growing = self.growing.lock();
         let old = self.view.load_full();
         let tail = AppendList::default();
@@ -164,7 +178,7 @@ impl Space {
             watermark,
             memories,
         }));
-        self.shrink(freed);
+        self.shrink(freed, now);
     }
 
     pub fn unsealed_bytes(&self) -> u64 {
@@ -245,6 +259,10 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        self.process_unsealed.fetch_sub(self.unsealed.load(Ordering::Acquire), Ordering::AcqRel);
+        let unsealed = self.unsealed.load(Ordering::Acquire);
+        if unsealed > 0 {
+            self.process_unsealed.release(unsealed);
+            self.process_unsealed.leave();
+        }
     }
 }

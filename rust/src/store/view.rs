@@ -8,12 +8,37 @@ use std::sync::Arc;
 use super::append::AppendList;
 use crate::error::Error;
 use crate::index::{Cue, Near, TopK};
-use crate::records::{Row, RowSource, SealedFile};
+use crate::records::{Filter, Row, RowSource, SealedFile};
 use crate::types::{Generation, LogPosition};
 use crate::wal::FilePart;
 
 /// Rows scored together: their vectors stay in the second-level cache while several cues pass.
 const SCAN_ROWS: usize = 128;
+
+/// Which rows of a run a filter lets through; asked only for rows that would be hits, and once for all cues.
+struct Sieve<'a> {
+    filter: Option<&'a Filter>,
+    first: usize,
+    asked: u128,
+    passed: u128,
+}
+
+impl<'a> Sieve<'a> {
+    fn new(filter: Option<&'a Filter>, first: usize) -> Self {
+        const { assert!(SCAN_ROWS <= 128, "a bit a row") };
+        Self { filter, first, asked: 0, passed: 0 }
+    }
+
+    fn passes(&mut self, source: &dyn RowSource, row: usize) -> Result<bool, Error> {
+        let Some(filter) = self.filter else { return Ok(true) };
+        let bit = 1 << (row - self.first);
+        if self.asked & bit == 0 {
+            self.asked |= bit;
+            self.passed |= if filter.matches(&source.facts(row)?) { bit } else { 0 };
+        }
+        Ok(self.passed & bit != 0)
+    }
+}
 
 /// A part of the tail.
 #[derive(Clone)]
@@ -105,11 +130,12 @@ impl View {
         source.row_of(generation).map(|row| source.row(row)).transpose()
     }
 
-    /// Calls `each` with rows in (after, upto] until it says false.
+    /// Calls `each` with rows in (after, upto] that `filter` lets through, until it says false.
     pub fn list(
         &self,
         after: Generation,
         upto: Generation,
+        filter: Option<&Filter>,
         mut each: impl FnMut(Row<'_>) -> bool,
     ) -> Result<(), Error> {
         for i in self.part_from(Generation(after.0.saturating_add(1)))..self.count() {
@@ -123,6 +149,11 @@ impl View {
             for row in first_after(source, after)..source.rows() {
                 if source.generation_at(row) > upto {
                     return Ok(());
+                }
+                if let Some(filter) = filter
+                    && !filter.matches(&source.facts(row)?)
+                {
+                    continue;
                 }
                 if !each(source.row(row)?) {
                     return Ok(());
@@ -148,8 +179,15 @@ impl View {
         Ok(n)
     }
 
-    /// Scores every visible row with a vector against all cues: the flat index (G6).
-    pub fn scan(&self, cues: &[Cue], tops: &mut [TopK], upto: Generation) -> Result<(), Error> {
+    /// Scores every visible row with a vector against all cues: the flat index (G6). `filter` is applied during the scan: k rows come
+    /// back whenever k match (G4).
+    pub fn scan(
+        &self,
+        cues: &[Cue],
+        tops: &mut [TopK],
+        upto: Generation,
+        filter: Option<&Filter>,
+    ) -> Result<(), Error> {
         let mut scores = Vec::new();
         for i in 0..self.count() {
             let Some(source) = self.source(i) else { break };
@@ -164,10 +202,11 @@ impl View {
             while row < end {
                 let run = source.vectors_from(row, SCAN_ROWS.min(end - row))?;
                 if !run.bytes.is_empty() {
+                    let mut sieve = Sieve::new(filter, row);
                     for (cue, top) in cues.iter().zip(tops.iter_mut()) {
                         cue.score(run.bytes, &run.inverse_norms, &mut scores);
                         for (at, score) in scores.iter().enumerate() {
-                            if top.admits(*score) {
+                            if top.admits(*score) && sieve.passes(source, row + at)? {
                                 top.push(Near { score: *score, generation: source.generation_at(row + at) });
                             }
                         }

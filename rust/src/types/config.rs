@@ -29,6 +29,8 @@ pub struct Config {
     pub queue_bytes_max: u64,
     pub queue_process_bytes_max: u64,
     pub admission_timeout_ms: u64,
+    /// An observation that waits for so long presses like a full queue (P2).
+    pub queue_age_ms_max: u64,
     /// What one space may put into a group before the next space has its turn (T2).
     pub quantum_bytes: usize,
 
@@ -76,6 +78,7 @@ impl Default for Config {
             queue_bytes_max: 256 * MIB,
             queue_process_bytes_max: 1024 * MIB,
             admission_timeout_ms: 30_000,
+            queue_age_ms_max: 1_000,
             quantum_bytes: 256 << 10,
             group_bytes_max: 1 << 20,
             segment_bytes_first: 4 * MIB,
@@ -131,6 +134,7 @@ impl Config {
             "queue_bytes_max" => self.queue_bytes_max = value,
             "queue_process_bytes_max" => self.queue_process_bytes_max = value,
             "admission_timeout_ms" => self.admission_timeout_ms = value,
+            "queue_age_ms_max" => self.queue_age_ms_max = value,
             "group_bytes_max" => self.group_bytes_max = size,
             "segment_bytes_first" => self.segment_bytes_first = value,
             "segment_bytes_max" => self.segment_bytes_max = value,
@@ -160,6 +164,9 @@ impl Config {
         }
         if self.batch_items_max == 0 || self.batch_bytes_max == 0 || self.queue_observations_max == 0 {
             return bad("batch_items_max", "batch and queue limits must be at least 1");
+        }
+        if self.queue_age_ms_max == 0 {
+            return bad("queue_age_ms_max", "queue_age_ms_max must be at least 1");
         }
         if self.merge_files < 2 {
             return bad("merge_files", "merge_files must be at least 2");

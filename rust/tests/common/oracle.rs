@@ -69,7 +69,7 @@ pub fn contents(core: &Core, space: &engram_core::store::Space) -> Result<BTreeM
     let view = space.view();
     let mut rows = BTreeMap::new();
     let mut wrong = None;
-    let listed = view.list(Generation(0), view.watermark(), |row| {
+    let listed = view.list(Generation(0), view.watermark(), None, |row| {
         let text = row.text.unwrap_or("");
         let uid: u64 = text.split(' ').nth(1).and_then(|u| u.parse().ok()).unwrap_or(0);
         let expected: Vec<u8> = vector(uid).iter().flat_map(|v| v.to_le_bytes()).collect();

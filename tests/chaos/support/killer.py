@@ -35,7 +35,7 @@ TESTS = Path(__file__).resolve().parents[2]
 AIMS = {"flight": 0.26, "checkpoint": 0.2, "seal": 0.2, "start": 0.18, "close": 0.06, "any": 0.06, "none": 0.04}
 SHARES_WANTED = {"batch in flight": 0.20, "recovery": 0.05, "checkpoint": 0.05, "sealing": 0.05}
 LIFE_CYCLES = 10
-HANG_SECONDS = 60.0
+HANG_SECONDS = 60.0  # without a word
 UNTOLD = ("uid", "digests", "ids")
 KIB = 1 << 10
 BATCH_BYTES_MAX = 8 << 20
@@ -257,7 +257,6 @@ class Cycle:
         ours, theirs = socket.socketpair()
         plan = self.plan.to_json()
         command = [*prefix, sys.executable, "-m", "chaos.support.workload", str(theirs.fileno()), plan]
-        began = time.monotonic()
         with (
             ours,
             subprocess.Popen(
@@ -266,7 +265,7 @@ class Cycle:
         ):
             theirs.close()
             try:
-                self._listen(ours, child, began + HANG_SECONDS)
+                self._listen(ours, child)
             except BaseException:
                 end(child, signal.SIGKILL)
                 raise
@@ -276,8 +275,9 @@ class Cycle:
             self.errors.append(f"the process ended with {child.returncode}: {stderr.decode(errors='replace')[-800:]}")
         self.killed = self.killed or child.returncode != 0
 
-    def _listen(self, ours: socket.socket, child: "subprocess.Popen[bytes]", deadline: float) -> None:
+    def _listen(self, ours: socket.socket, child: "subprocess.Popen[bytes]") -> None:
         rest = b""
+        deadline = time.monotonic() + HANG_SECONDS
         while True:
             now = time.monotonic()
             if now > deadline:
@@ -297,6 +297,7 @@ class Cycle:
             data = ours.recv(1 << 18)
             if not data:
                 return
+            deadline = time.monotonic() + HANG_SECONDS
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self.hear(json.loads(line))

@@ -1,0 +1,70 @@
+//! Figures as dicts.
+
+use engram_core::engine::{EngineStats, SpaceStats};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+pub(crate) fn engine_stats(py: Python<'_>, s: EngineStats) -> PyResult<Bound<'_, PyDict>> {
+    let d = PyDict::new(py);
+    for (name, value) in [
+        ("spaces", s.spaces),
+        ("observed", s.observed),
+        ("queue_bytes", s.queue_bytes),
+        ("unsealed_bytes", s.unsealed_bytes),
+        ("log_bytes", s.log_bytes),
+        ("sealed_bytes", s.sealed_bytes),
+        ("merged_bytes", s.merged_bytes),
+        ("checkpoint_bytes", s.checkpoint_bytes),
+        ("segment_fill_bytes", s.segment_fill_bytes),
+        ("seals", s.seals),
+        ("scrubbed_blocks", s.scrubbed_blocks),
+        ("maintenance_failures", s.maintenance_failures),
+    ] {
+        d.set_item(name, value)?;
+    }
+    d.set_item("level", s.level)?;
+    d.set_item("maintenance_error", s.maintenance_error)?;
+    let partitions = PyList::empty(py);
+    for p in s.partitions {
+        let one = PyDict::new(py);
+        for (name, value) in [
+            ("spaces", p.spaces),
+            ("log_end", p.log_end),
+            ("log_synced", p.log_synced),
+            ("segment", p.segment),
+            ("checkpoint", p.checkpoint),
+            ("checkpoint_offset", p.checkpoint_offset),
+        ] {
+            one.set_item(name, value)?;
+        }
+        one.set_item("poisoned", p.poisoned)?;
+        partitions.append(one)?;
+    }
+    d.set_item("partitions", partitions)?;
+    Ok(d)
+}
+
+pub(crate) fn space_stats(py: Python<'_>, s: SpaceStats) -> PyResult<Bound<'_, PyDict>> {
+    let d = PyDict::new(py);
+    for (name, value) in [
+        ("memories", s.memories),
+        ("generation", s.generation),
+        ("incarnation", s.incarnation),
+        ("queue_observations", s.queue_observations),
+        ("queue_bytes", s.queue_bytes),
+        ("unsealed_bytes", s.unsealed_bytes),
+        ("sealed_bytes", s.sealed_bytes),
+        ("sealed_parts", s.sealed_parts),
+        ("tail_parts", s.tail_parts),
+        ("snapshots", s.snapshots),
+        ("recalls", s.recalls),
+        ("advised_batch", s.advised_batch),
+    ] {
+        d.set_item(name, value)?;
+    }
+    d.set_item("level", s.level)?;
+    d.set_item("pressure", s.pressure)?;
+    d.set_item("drain_rate", s.drain_rate)?;
+    d.set_item("degraded", s.degraded)?;
+    Ok(d)
+}

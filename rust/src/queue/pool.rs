@@ -1,0 +1,95 @@
+//! Bytes that all spaces of a process take from together, and how many spaces hold some: what a fair share is (P2).
+//!
+//! A space counts as a holder from its first byte to its last. AcqRel: admission compares the sum with a limit. A holder is added before its
+//! bytes can be given back (the reservation comes before the push), so the number never falls below the truth.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::pressure::{Gauge, Level};
+
+#[derive(Debug)]
+pub struct Pool {
+    bytes: AtomicU64,
+    holders: AtomicU64,
+    max: u64,
+    gauge: Gauge,
+}
+
+impl Pool {
+    pub fn new(max: u64) -> Self {
+        Self { bytes: AtomicU64::new(0), holders: AtomicU64::new(0), max, gauge: Gauge::default() }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Takes bytes whatever the limit says: they are there already.
+    pub fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Takes bytes, or nothing.
+    #[must_use]
+    pub fn reserve(&self, bytes: u64) -> bool {
+        let grown = |now: u64| now.checked_add(bytes).filter(|sum| *sum <= self.max);
+        self.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, grown).is_ok()
+    }
+
+    pub fn release(&self, bytes: u64) {
+        let before = self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        debug_assert!(before >= bytes, "released more bytes than taken");
+    }
+
+    /// A space that held nothing holds something.
+    pub fn enter(&self) {
+        self.holders.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A space holds nothing any more.
+    pub fn leave(&self) {
+        let before = self.holders.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before > 0, "more spaces left than entered");
+    }
+
+    pub fn pressure(&self) -> f64 {
+        self.bytes() as f64 / self.max.max(1) as f64
+    }
+
+    pub fn level(&self) -> Level {
+        self.gauge.look(self.pressure())
+    }
+
+    /// Whether there is so much pressure that a holder of `have` bytes may not have `more` (P2).
+    pub fn refuses(&self, have: u64, more: u64) -> bool {
+        self.level() == Level::Overloaded && have + more > self.fair_share(have == 0)
+    }
+
+    /// The bytes each holder may have while there is pressure; `entering`: the one who asks holds none yet.
+    fn fair_share(&self, entering: bool) -> u64 {
+        self.max / (self.holders.load(Ordering::Acquire) + u64::from(entering)).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P2: each gets its share, and nothing is taken by a refusal.
+    #[test]
+    fn shares_are_equal() {
+        let pool = Pool::new(100);
+        pool.enter();
+        assert!(pool.reserve(90) && !pool.reserve(11));
+        assert_eq!((pool.bytes(), pool.fair_share(false), pool.fair_share(true)), (90, 100, 50));
+        pool.enter();
+        assert!(pool.reserve(10));
+        assert!((pool.pressure() - 1.0).abs() < 1e-9 && pool.level() == Level::Overloaded);
+        assert!(pool.refuses(90, 1) && pool.refuses(10, 41) && !pool.refuses(10, 40) && pool.refuses(0, 34));
+        pool.release(90);
+        pool.leave();
+        assert_eq!((pool.bytes(), pool.fair_share(false)), (10, 100));
+        pool.add(1_000);
+        assert_eq!(pool.bytes(), 1_010);
+    }
+}

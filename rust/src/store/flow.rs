@@ -1,0 +1,127 @@
+//! What presses a space, and how fast it drains (P1, P2, P4).
+//!
+//! Any thread may ask; nothing here needs a monitor. Who takes or gives back permits moves the level, and so does who asks, since age
+//! grows by itself. `oldest` is the time of admission that nothing waiting is older than: a batch that is committed hands it on, those behind
+//! it in the lane came later. It is a hint (Relaxed): one that is late makes an age too great until the next commit, never a depth wrong.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::space::Space;
+use crate::queue::{Gauge, Level, Pool, Rate};
+use crate::types::Config;
+
+#[derive(Default)]
+struct Rates {
+    observations: Rate,
+    bytes: Rate,
+    sealed: Rate,
+}
+
+pub(super) struct Flow {
+    gauge: Gauge,
+    oldest: AtomicU64,
+    age_nanos_max: u64,
+    unsealed_max: u64,
+    rates: Mutex<Rates>,
+}
+
+impl Flow {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            gauge: Gauge::default(),
+            oldest: AtomicU64::new(0),
+            age_nanos_max: config.queue_age_ms_max * 1_000_000,
+            unsealed_max: config.unsealed_space_bytes_max,
+            rates: Mutex::default(),
+        }
+    }
+
+    pub(super) fn sealing_begins(&self, now: u64) {
+        self.rates.lock().sealed.resume(now);
+    }
+
+    pub(super) fn sealed(&self, now: u64, bytes: u64) {
+        self.rates.lock().sealed.note(now, bytes);
+    }
+}
+
+impl Space {
+    /// Takes permits of the space, or nothing. `pool` is told if the space held none.
+    #[must_use]
+    pub fn reserve(&self, observations: u64, bytes: u64, now: u64, pool: &Pool) -> bool {
+        let Some(before) = self.depth.reserve(observations, bytes) else {
+            self.level(now);
+            return false;
+        };
+        if before == 0 {
+            pool.enter();
+            self.flow.oldest.store(now, Ordering::Relaxed);
+            let mut rates = self.flow.rates.lock();
+            rates.observations.resume(now);
+            rates.bytes.resume(now);
+        }
+        self.level(now);
+        true
+    }
+
+    /// Gives permits back. `admitted_at`: when what was committed was admitted; None: it was refused.
+    pub fn release(&self, observations: u64, bytes: u64, now: u64, admitted_at: Option<u64>, pool: &Pool) {
+        if let Some(admitted_at) = admitted_at {
+            let mut rates = self.flow.rates.lock();
+            rates.observations.note(now, observations);
+            rates.bytes.note(now, bytes);
+            drop(rates);
+            self.flow.oldest.fetch_max(admitted_at, Ordering::Relaxed);
+        }
+        if self.depth.release(observations, bytes) == 0 {
+            pool.leave();
+        }
+        self.level(now);
+        self.gate.wake();
+    }
+
+    /// The pressure now, 1 at a limit, and what it comes from.
+    pub fn pressure(&self, now: u64) -> (f64, &'static str) {
+        let queue = self.depth.pressure();
+        let age = if self.depth.observations() == 0 {
+            0
+        } else {
+            now.saturating_sub(self.flow.oldest.load(Ordering::Relaxed))
+        };
+        let terms = [
+            (queue, "the space's queue is full"),
+            (age as f64 / self.flow.age_nanos_max as f64, "what waits in the space's queue is not getting through"),
+            (
+                self.unsealed_bytes() as f64 / self.flow.unsealed_max.max(1) as f64,
+                "the space holds too much that is not sealed yet",
+            ),
+        ];
+        terms.into_iter().fold((0.0, terms[0].1), |most, term| if term.0 > most.0 { term } else { most })
+    }
+
+    pub fn level(&self, now: u64) -> Level {
+        self.flow.gauge.look(self.pressure(now).0)
+    }
+
+    /// Milliseconds until all is below half of its limit at the measured rates; None if there is none yet.
+    pub fn drain_ms(&self) -> Option<f64> {
+        let rates = self.flow.rates.lock();
+        let (observations, bytes) = self.depth.above_half();
+        let unsealed = self.unsealed_bytes().saturating_sub(self.flow.unsealed_max / 2);
+        let mut terms = vec![(observations, rates.observations), (bytes, rates.bytes), (unsealed, rates.sealed)];
+        terms.retain(|(amount, _)| *amount > 0);
+        if terms.is_empty() {
+            // Pressed by age, or by other spaces: what waits must go first.
+            terms.push((self.depth.bytes(), rates.bytes));
+        }
+        let times: Option<Vec<f64>> = terms.into_iter().map(|(amount, rate)| rate.drain_ms(amount)).collect();
+        times.map(|all| all.into_iter().fold(0.0, f64::max))
+    }
+
+    /// Observations committed a second, while there were any to commit.
+    pub fn drain_rate(&self) -> f64 {
+        self.flow.rates.lock().observations.per_second()
+    }
+}

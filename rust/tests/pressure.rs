@@ -1,0 +1,185 @@
+//! Levels, admission and retry-after on a simulated disk whose speed the test sets.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Rig, tiny};
+use engram_core::queue::{Committed, Level, Ticket};
+use engram_core::types::{Config, Durability};
+
+const LIMIT: u64 = 1_000;
+const BATCH: u64 = 10;
+
+fn config() -> Config {
+    Config {
+        partitions: 1,
+        queue_observations_max: LIMIT,
+        group_bytes_max: 4 << 10,
+        quantum_bytes: 1 << 10,
+        queue_age_ms_max: 1_000_000,
+        segment_bytes_first: 1 << 20,
+        segment_bytes_max: 1 << 20,
+        ..tiny()
+    }
+}
+
+struct Source {
+    rig: Rig,
+    next: u64,
+    tickets: Vec<Arc<Ticket<Committed>>>,
+    refused: u64,
+}
+
+impl Source {
+    fn new(config: Config) -> Self {
+        let rig = Rig::new(config);
+        rig.create("a", Durability::Sync);
+        rig.observe("a", &[1]).unwrap();
+        rig.turns(50);
+        Self { rig, next: 2, tickets: Vec::new(), refused: 0 }
+    }
+
+    fn depth(&self) -> u64 {
+        self.rig.core.space("a").unwrap().depth.observations()
+    }
+
+    fn level(&self) -> Level {
+        self.rig.core.space("a").unwrap().level(self.rig.core.now())
+    }
+
+    fn push(&mut self) -> bool {
+        let uids: Vec<u64> = (self.next..self.next + BATCH).collect();
+        self.next += BATCH;
+        match self.rig.push("a", &uids) {
+            Ok(ticket) => self.tickets.push(ticket),
+            Err(error) => {
+                assert_eq!(error.code(), "OVERLOADED");
+                self.refused += 1;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// One group goes to a disk that takes `ms` for it.
+    fn turn(&self, ms: u64) {
+        self.rig.turn();
+        self.rig.clock.advance_micros((ms - 1) * 1_000);
+    }
+}
+
+/// P1, P2, P3: levels come at 0.50, 0.80, 0.95 and go at 0.40, 0.70, 0.90; the last refuses, and a refusal takes nothing.
+#[test]
+fn levels_follow_the_depth() {
+    let mut source = Source::new(config());
+    let mut seen = vec![(0, Level::Normal)];
+    while source.push() {
+        if seen.last().unwrap().1 != source.level() {
+            seen.push((source.depth(), source.level()));
+        }
+    }
+    assert_eq!(seen, [(0, Level::Normal), (500, Level::Warning), (800, Level::Critical), (950, Level::Overloaded)]);
+    assert_eq!((source.depth(), source.refused), (950, 1));
+    let mut left = vec![Level::Overloaded];
+    while source.depth() > 0 {
+        source.turn(1);
+        let (depth, level) = (source.depth(), source.level());
+        if *left.last().unwrap() != level {
+            let mark = [400, 700, 900][level as usize];
+            assert!(depth < mark, "{level:?} at {depth}");
+            left.push(level);
+        }
+    }
+    assert_eq!(left, [Level::Overloaded, Level::Critical, Level::Warning, Level::Normal]);
+    assert!(source.tickets.iter().all(|t| t.outcome().is_some_and(|o| o.is_ok())));
+    assert_eq!(
+        source.tickets.len() as u64 * BATCH + 1,
+        source.rig.core.count(&source.rig.core.space("a").unwrap(), None).unwrap()
+    );
+}
+
+/// P1, P4: at a steady speed the predicted time to half of the limit is the true one within a fifth, and the depth stays below the limit.
+#[test]
+fn retry_after_is_the_time_to_drain() {
+    for disk_ms in [2, 5, 20] {
+        let mut source = Source::new(config());
+        for _ in 0..300 {
+            while source.push() {}
+            assert!(source.depth() <= LIMIT);
+            source.turn(disk_ms);
+        }
+        while source.push() {}
+        let space = source.rig.core.space("a").unwrap();
+        let predicted = space.drain_ms().unwrap();
+        let begun = source.rig.core.now();
+        while space.depth.observations() > LIMIT / 2 {
+            source.turn(disk_ms);
+        }
+        let took = (source.rig.core.now() - begun) as f64 / 1e6;
+        assert!((predicted / took - 1.0).abs() < 0.2, "a disk of {disk_ms} ms: {predicted} ms said, {took} ms taken");
+    }
+}
+
+/// P2: what waits for a second presses like a full queue, though there is room; it is over with the commit.
+#[test]
+fn age_presses() {
+    let mut source = Source::new(Config { queue_age_ms_max: 1_000, ..config() });
+    assert!(source.push());
+    source.rig.core.step_partition(0);
+    source.rig.clock.advance_micros(940_000);
+    assert_eq!(source.level(), Level::Critical);
+    source.rig.clock.advance_micros(20_000);
+    assert_eq!(source.level(), Level::Overloaded);
+    assert!(!source.push());
+    source.rig.turns(5);
+    assert_eq!(source.level(), Level::Normal);
+    assert!(source.push());
+}
+
+/// P2: when all queues together are nearly full, who has more than a fair share is refused, the others are not.
+#[test]
+fn process_pressure_spares_the_small() {
+    let limit = 64 << 10;
+    let rig = Rig::new(Config { queue_process_bytes_max: limit, queue_observations_max: 100_000, ..config() });
+    for name in ["hog", "small"] {
+        rig.create(name, Durability::Sync);
+        rig.observe(name, &[1]).unwrap();
+    }
+    let mut kept = Vec::new();
+    while let Ok(ticket) = rig.push("hog", &[7; 20]) {
+        kept.push(ticket);
+    }
+    let held = rig.core.process_queue.bytes();
+    assert!(held >= limit * 95 / 100 && held <= limit, "{held} of {limit}");
+    kept.push(rig.push("small", &[8]).unwrap());
+    assert_eq!(rig.push("hog", &[9]).err().unwrap().code(), "OVERLOADED");
+    assert_eq!(rig.core.stats().level, "OVERLOADED");
+    rig.turns(500);
+    assert!(kept.iter().all(|t| t.outcome().is_some_and(|o| o.is_ok())));
+    assert_eq!((rig.core.process_queue.bytes(), rig.core.stats().level), (0, "NORMAL"));
+}
+
+/// P2: rows that are not sealed press too, and sealing lets go.
+#[test]
+fn unsealed_rows_press() {
+    let config = Config { unsealed_space_bytes_max: 64 << 10, seal_space_bytes: 1 << 30, ..config() };
+    let mut source = Source::new(config);
+    let space = source.rig.core.space("a").unwrap();
+    let mut most = 0.0f64;
+    for _ in 0..200 {
+        source.push();
+        // Sealing waits: only the writer and the disk move.
+        for _ in 0..3 {
+            source.rig.core.step_partition(0);
+            source.rig.core.partitions[0].port.run_one();
+        }
+        most = most.max(space.pressure(source.rig.core.now()).0);
+    }
+    assert_eq!((source.level(), source.refused > 0), (Level::Overloaded, true));
+    assert!(most <= 1.2, "{most}");
+    source.rig.turns(200);
+    assert_eq!(source.level(), Level::Normal, "sealed at half of the limit, whatever `seal_space_bytes` says");
+    assert!(source.push());
+}
