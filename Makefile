@@ -61,8 +61,10 @@ quality: $(STAMPS)/python | check-rust ## tidy, formats, lints, types, stubs, Ma
 	@$(PHASE) stubtest $(BIN)/python -m mypy.stubtest engram._core --mypy-config-file pyproject.toml
 
 .PHONY: test-rust
-test-rust: $(STAMPS)/python | check-rust ## cargo test over the workspace, with the fault hooks
+test-rust: $(STAMPS)/python | check-rust ## cargo test over the workspace, with the fault hooks; small parts under loom
 	@$(PHASE) cargo-test cargo test --workspace --locked --profile ci --features engram-core/chaos
+	@RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=$${LOOM_MAX_PREEMPTIONS:-3} CARGO_TARGET_DIR=target/loom \
+	$(PHASE) loom cargo test --package engram-core --locked --profile ci --test loom
 
 .PHONY: test-python
 test-python: $(STAMPS)/installed-ci | check-debian ## pytest, documentation snippets included (ARGS="-k name" passes options)

@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Oracle, Rig, Sim, contents, tiny};
+use engram_core::engine::Admission;
 use engram_core::env::{Files, MemoryFiles, Rule};
+use engram_core::records::{Columns, build_frame};
 use engram_core::types::{Config, Durability};
 
 /// Found by the kill loop: rows of the run's first group wait for its sync; the next group's rows, applied at once in memory mode, came
@@ -186,4 +188,64 @@ fn a_space_whose_drop_is_in_doubt_takes_no_more() {
     let mut next = Sim::over(1, Config { partitions: 1, ..tiny() }, rig.files.state(), 1, Oracle::default());
     next.open().unwrap();
     assert!(next.core().space("a").is_err(), "the record was there");
+}
+
+/// Found by measuring a long stream: while half a gigabyte was merged nothing was sealed and no segment made, and writers waited for seconds.
+#[test]
+fn a_long_merge_holds_up_neither_sealing_nor_segments() {
+    const MIB: u64 = 1 << 20;
+    let rig = Rig::new(Config {
+        partitions: 1,
+        seal_space_bytes: 4 * MIB,
+        unsealed_space_bytes_max: 16 * MIB,
+        segment_bytes_first: MIB,
+        segment_bytes_max: MIB,
+        merge_files: 3,
+        ..Config::default()
+    });
+    rig.create("a", Durability::Sync);
+    let space = rig.core.space("a").unwrap();
+    let text = "x".repeat(500_000);
+    let mut sent = 0;
+    let maintain = || {
+        rig.core.step_maintenance();
+        rig.core.maintenance_port.run_one();
+    };
+    let push = |sent: &mut u64, maintenance_steps: usize| {
+        let columns = Columns { count: 1, dim: 3, texts: Some(&[Some(text.as_str())]), ..Columns::default() };
+        let prepared = rig.core.prepare(&space, build_frame(&columns)).unwrap();
+        let Ok(Admission::Admitted(ticket)) = rig.core.admit(&space, prepared) else { panic!("refused") };
+        *sent += 1;
+        while ticket.outcome().is_none() {
+            rig.core.step_partition(0);
+            rig.core.partitions[0].port.run_one();
+            if rig.core.partitions[0].supply.spares().len() < 2 {
+                maintain();
+            }
+        }
+        ticket.outcome().unwrap().unwrap();
+        (0..maintenance_steps).for_each(|_| maintain());
+    };
+    let parts = || rig.core.space_stats(&space).sealed_parts;
+    let merging = || rig.files.list("partition-000/rows").unwrap().iter().any(|e| e.name.ends_with(".tmp"));
+    while parts() < 3 {
+        push(&mut sent, 10);
+    }
+    while !merging() {
+        rig.turn();
+    }
+    // 12 MiB in steps of 1 MiB: the merge gets one for each of these.
+    (0..9).for_each(|_| push(&mut sent, 1));
+    assert_eq!((parts(), rig.core.stats().merged_bytes), (3, 0), "the merge goes on");
+    while parts() == 3 {
+        rig.turn();
+    }
+    assert_eq!((parts(), rig.core.stats().merged_bytes), (4, 0), "sealing went before");
+    rig.turns(200);
+    assert!(rig.core.stats().merged_bytes > 12 * MIB - MIB);
+    assert!(rig.core.stats().maintenance_error.is_none());
+    let mut next = Sim::over(1, Config { partitions: 1, ..Config::default() }, rig.files.state(), 1, Oracle::default());
+    next.open().unwrap();
+    let core = next.core();
+    assert_eq!((core.count(&core.space("a").unwrap(), None).unwrap(), core.report.damage.len()), (sent, 0));
 }

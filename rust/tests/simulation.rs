@@ -40,7 +40,8 @@ fn trouble(sim: &mut Sim) {
     }
 }
 
-fn life(sim: &mut Sim) -> u64 {
+/// Runs; returns a hash of all that was done, and whether files were merged.
+fn life(sim: &mut Sim) -> (u64, bool) {
     trouble(sim);
     for round in 0..4 {
         sim.run(120);
@@ -53,42 +54,54 @@ fn life(sim: &mut Sim) -> u64 {
             contents(&sim.core(), &space).unwrap();
         }
     }
-    sim.files.trace_hash()
+    (sim.files.trace_hash(), sim.core().stats().merged_bytes > 0)
 }
 
-fn run(seed: u64) -> (u64, u64, bool) {
+struct Ran {
+    hash: u64,
+    acked: u64,
+    poisoned: bool,
+    merges: u64,
+}
+
+fn run(seed: u64) -> Ran {
     let mut sim = Sim::new(seed, tiny());
     sim.open().unwrap();
-    let mut hash = life(&mut sim);
+    let (mut hash, merged) = life(&mut sim);
+    let mut merges = u64::from(merged);
     let mut poisoned = sim.poisoned;
     for _ in 0..3 {
         sim.faults.clear();
         sim = sim.next_life().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        hash = hash.rotate_left(7) ^ life(&mut sim);
+        let (next, merged) = life(&mut sim);
+        hash = hash.rotate_left(7) ^ next;
+        merges += u64::from(merged);
         poisoned |= sim.poisoned;
     }
     let acked = sim.oracle.batches.iter().filter(|b| b.first.is_some()).count() as u64;
-    (hash, acked, poisoned)
+    Ran { hash, acked, poisoned, merges }
 }
 
 #[test]
 fn seeds_keep_the_contract_and_repeat() {
     let mut hashes: BTreeMap<u64, u64> = BTreeMap::new();
-    let (mut acked, mut poisoned) = (0, 0);
+    let (mut acked, mut poisoned, mut merges) = (0, 0, 0);
     for seed in 1..=seeds() {
-        let (hash, n, failed) = run(seed);
-        *hashes.entry(hash).or_default() += 1;
-        acked += n;
-        poisoned += u64::from(failed);
+        let ran = run(seed);
+        *hashes.entry(ran.hash).or_default() += 1;
+        acked += ran.acked;
+        poisoned += u64::from(ran.poisoned);
+        merges += ran.merges;
         if seed % 100 == 0 || std::env::var("ENGRAM_CAMPAIGN").is_ok() {
-            assert_eq!(run(seed).0, hash, "seed {seed}: the same seed gave another trace");
+            assert_eq!(run(seed).hash, ran.hash, "seed {seed}: the same seed gave another trace");
         }
     }
     println!(
-        "seeds: {}, different traces: {}, batches acknowledged {acked}, runs poisoned {poisoned}",
+        "seeds: {}, different traces: {}, batches acknowledged {acked}, runs poisoned {poisoned}, lives with merges {merges}",
         seeds(),
         hashes.len()
     );
     assert!(hashes.len() as u64 * 100 >= seeds() * 99, "seeds hardly differ: {} traces", hashes.len());
     assert!(poisoned > 0, "no seed met a failing sync");
+    assert!(merges > seeds() / 10, "hardly any life merges files");
 }

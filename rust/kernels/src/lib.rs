@@ -17,6 +17,7 @@ mod distance;
 mod f32x32;
 mod mapped;
 mod simd;
+pub mod sync;
 
 pub use distance::{
     dot, dot_at, dot_rows, dot_rows_at, l2_squared, l2_squared_at, l2_squared_rows, l2_squared_rows_at, norm_squared,

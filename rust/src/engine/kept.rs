@@ -10,6 +10,8 @@ pub(super) struct Kept {
     pub(super) current: Option<Checkpoint>,
     pub(super) previous: Option<Checkpoint>,
     pub(super) next_file: u64,
+    /// Files that jobs under way write, or have written: no checkpoint names them yet.
+    pub(super) coming: BTreeSet<FileId>,
     pub(super) next_number: u64,
     /// Checkpoints to make: so that a dropped space's files are freed, and so that damage once met is not forgotten.
     pub(super) drops: u32,
@@ -28,6 +30,7 @@ impl Kept {
     }
 
     pub(super) fn publish(&mut self, checkpoint: Checkpoint) {
+        debug_assert!(self.current.as_ref().is_none_or(|c| c.number < checkpoint.number), "checkpoints go forward");
         self.drops = self.drops.saturating_sub(1);
         self.next_number = checkpoint.number + 1;
         self.previous = self.current.replace(checkpoint);
@@ -36,6 +39,11 @@ impl Kept {
     /// Where the older kept checkpoint reads from: log segments before it are free.
     pub(super) fn oldest_position(&self) -> LogPosition {
         self.previous.as_ref().map_or_else(LogPosition::default, |c| c.position)
+    }
+
+    /// Files that must stay: named by a kept checkpoint for some space, or coming.
+    pub(super) fn needed_files(&self) -> BTreeSet<FileId> {
+        self.named_files().union(&self.coming).copied().collect()
     }
 
     /// Files that a kept checkpoint names for some space.

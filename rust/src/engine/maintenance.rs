@@ -1,5 +1,8 @@
 //! The one maintenance machine: makes log segments ready, seals, checkpoints, merges, frees; one job at a time, in steps (T3, T5).
 //!
+//! A writer may wait for a segment and for sealing, never for a merge: between the steps that write files, segments go before either,
+//! and a seal before a merge. From a job's checkpoint to its end nothing goes between.
+//!
 //! A failed job is given up, reported by `stats()` and `checkpoint()`, and tried again later with new files (D4: a file whose sync failed
 //! is never used). A panic counts as a failure of the job. Nothing here is needed for what is acknowledged: the log has it.
 
@@ -9,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use super::core::{Core, Partition};
 use super::sealing::{Goal, Progress, SealJob, merge_goal};
-use crate::env::{Files, Output, Task};
+use crate::env::{Files, Job, Output, Task};
 use crate::error::Error;
 use crate::queue::{Reply, Ticket};
 use crate::records::SealedFile;
@@ -45,6 +48,8 @@ struct Request {
 #[derive(Default)]
 pub(super) struct Maintenance {
     work: Option<Work>,
+    /// Jobs and their next steps, held up by something more urgent: a merge by a seal, either by segments.
+    paused: Vec<(Box<SealJob>, Job)>,
     next_tag: u64,
     requests: VecDeque<Request>,
     retry_at: u64,
@@ -76,7 +81,7 @@ impl Maintenance {
         self.begin(core)
     }
 
-    fn submit(&mut self, core: &Core, work: Work, job: crate::env::Job) {
+    fn submit(&mut self, core: &Core, work: Work, job: Job) {
         self.next_tag += 1;
         self.work = Some(work);
         core.maintenance_port.submit(self.next_tag, job);
@@ -114,7 +119,15 @@ impl Maintenance {
 
     fn advance(&mut self, core: &Core, mut job: Box<SealJob>, output: Output) {
         match job.advance(core, output) {
-            Ok(Progress::Submit(next)) => self.submit(core, Work::Seal(job), next),
+            Ok(Progress::Submit(next)) => {
+                if job.writes_files() {
+                    // However long a merge: writers wait for segments and for sealing, nobody waits for it.
+                    self.paused.push((job, next));
+                    self.begin(core);
+                } else {
+                    self.submit(core, Work::Seal(job), next);
+                }
+            }
             Ok(Progress::Done) => {
                 self.last_error = None;
                 self.seals += 1;
@@ -163,7 +176,10 @@ impl Maintenance {
     }
 
     /// Its failures wait for their own time: a full disk must not keep sealing and its errors from being seen.
-    fn make_segments(&mut self, core: &Core) -> bool {
+    fn segments_are_made(&mut self, core: &Core) -> bool {
+        if core.now() < self.supply_retry_at {
+            return false;
+        }
         let supplies = core.partitions.iter().map(|p| &p.supply).chain([&core.catalogue.supply]);
         for supply in supplies {
             if let Some(work) = supply.work() {
@@ -177,12 +193,20 @@ impl Maintenance {
 
     /// Chooses what is due.
     fn begin(&mut self, core: &Core) -> bool {
-        if core.now() >= self.supply_retry_at && self.make_segments(core) {
+        if self.segments_are_made(core) {
             return true;
         }
-        if core.now() < self.retry_at {
-            return false;
+        if self.paused.last().is_none_or(|(job, _)| job.merges()) && core.now() >= self.retry_at && self.seal(core) {
+            return true;
         }
+        if let Some((job, next)) = self.paused.pop() {
+            self.submit(core, Work::Seal(job), next);
+            return true;
+        }
+        core.now() >= self.retry_at && (self.merge(core) || self.scrub_some(core))
+    }
+
+    fn seal(&mut self, core: &Core) -> bool {
         if let Some(request) = self.requests.front() {
             let partition = &core.partitions[request.partition];
             return self.checkpoint_on_request(core, partition);
@@ -191,6 +215,10 @@ impl Maintenance {
             let always = core.partitions[index].kept.lock().wants_checkpoint();
             return self.start(core, &core.partitions[index], &goal, always);
         }
+        false
+    }
+
+    fn merge(&mut self, core: &Core) -> bool {
         for partition in &core.partitions {
             if core.now() >= self.merge_retry_at
                 && partition.poisoned.get().is_none()
@@ -199,7 +227,7 @@ impl Maintenance {
                 return self.start(core, partition, &goal, false);
             }
         }
-        self.scrub_some(core)
+        false
     }
 
     /// With nothing else to do: a few more sealed blocks are checked, so that rot is met before it is needed (D5).

@@ -19,6 +19,8 @@ use crate::types::{FileId, Generation, LogPosition, PartitionId, SpaceId};
 use crate::wal::{Checkpoint, CheckpointFile, CheckpointSpace, FilePart, checkpoint_path, list_checkpoints};
 
 const CHUNK: usize = 1 << 20;
+/// A file is synced after each so many bytes, and at its end: a log's sync never waits for more than this behind it.
+const SYNC_EVERY: u64 = 8 << 20;
 
 /// What to put into files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,20 +83,30 @@ pub(super) enum Progress {
     Done,
 }
 
+/// The log's synced end, the last time given, and the views that hold everything before that end.
+fn capture(core: &Core, partition: &Partition) -> (LogPosition, i64, Vec<(Arc<Space>, Arc<View>)>) {
+    partition.with_writer(core, |writer| {
+        let all = core.spaces.of_partition(partition.id);
+        let captured = all.into_iter().map(|s| (Arc::clone(&s), s.view())).collect();
+        (writer.log.synced(), writer.log.committed_at(), captured)
+    })
+}
+
+/// Where replay starts: before it all is in files, or will be.
+fn sharp_position(spaces: &[PlannedSpace], cut: LogPosition) -> LogPosition {
+    let waiting = spaces.iter().filter_map(|s| s.view.tail().nth(s.take).map(|p| p.position));
+    waiting.fold(cut, |a, b| if b.offset < a.offset { b } else { a })
+}
+
 impl SealJob {
     /// Plans `goal`; None if there is nothing to do. Everything before the log's synced end is in the views captured here.
     pub(super) fn plan(core: &Core, partition: &Partition, goal: &Goal, always: bool) -> Option<Self> {
-        let (cut, committed_at, captured) = partition.with_writer(core, |writer| {
-            let all = core.spaces.of_partition(partition.id);
-            let captured: Vec<(Arc<Space>, Arc<View>)> = all.into_iter().map(|s| (Arc::clone(&s), s.view())).collect();
-            (writer.log.synced(), writer.log.committed_at(), captured)
-        });
+        let (cut, committed_at, captured) = capture(core, partition);
         // A degraded space's lost ranges move into the checkpoint only with everything before them.
         let degraded = captured.iter().any(|(s, _)| s.state().degraded.is_some());
         let goal = if degraded && matches!(goal, Goal::One(_)) { &Goal::All } else { goal };
         let spaces: Vec<PlannedSpace> = captured.into_iter().map(|(s, v)| plan_space(s, v, goal, cut)).collect();
-        let waiting = spaces.iter().filter_map(|s| s.view.tail().nth(s.take).map(|p| p.position));
-        let position = waiting.fold(cut, |a, b| if b.offset < a.offset { b } else { a });
+        let position = sharp_position(&spaces, cut);
         let mut job = Self {
             partition: partition.index,
             merge: matches!(goal, Goal::MergeOwn(..) | Goal::MergeShared(_)),
@@ -113,6 +125,18 @@ impl SealJob {
         }
         job.make_outputs(core, partition, goal);
         Some(job)
+    }
+
+    /// A merge may be held up by seals of the same partition: what its checkpoint says is taken anew, only the files were planned.
+    fn capture_again(&mut self, core: &Core, partition: &Partition) {
+        let (cut, committed_at, captured) = capture(core, partition);
+        let replaced = |id| self.spaces.iter().find(|p| p.space.options.id == id).map(|p| p.replaced.clone());
+        let spaces = captured.into_iter().map(|(space, view)| {
+            let replaced = replaced(space.options.id).unwrap_or_default();
+            PlannedSpace { space, view, take: 0, replaced }
+        });
+        self.spaces = spaces.collect();
+        (self.position, self.committed_at) = (sharp_position(&self.spaces, cut), committed_at);
     }
 
     fn make_outputs(&mut self, core: &Core, partition: &Partition, goal: &Goal) {
@@ -145,6 +169,7 @@ impl SealJob {
         for (spaces, is_shared) in groups {
             let id = FileId(kept.next_file.max(1));
             kept.next_file = id.0 + 1;
+            kept.coming.insert(id);
             self.outputs.push_back(OutputFile {
                 id,
                 tier,
@@ -165,6 +190,9 @@ impl SealJob {
                 if let Some(job) = self.next_file_job(core, partition, result)? {
                     return Ok(Progress::Submit(job));
                 }
+                if self.merge {
+                    self.capture_again(core, partition);
+                }
                 let checkpoint = self.checkpoint(core, partition);
                 let (bytes, number) = (checkpoint.encode(core.seed, partition.id), checkpoint.number);
                 self.stage = Stage::Checkpoint(Box::new(checkpoint));
@@ -174,7 +202,10 @@ impl SealJob {
             Stage::Checkpoint(checkpoint) => {
                 count(&core.written.checkpoints, &result);
                 let checkpoint = Checkpoint::clone(checkpoint);
-                partition.kept.lock().publish(checkpoint);
+                let mut kept = partition.kept.lock();
+                kept.publish(checkpoint);
+                kept.coming.retain(|id| self.sealed.iter().all(|s| s.entry.id != *id));
+                drop(kept);
                 self.install(core.now());
                 self.stage = Stage::Free;
                 Ok(Progress::Submit(self.free_job(partition)))
@@ -218,7 +249,14 @@ impl SealJob {
             return Ok(Some(Box::new(move |files| files.create(&tmp).map(Output::File))));
         };
         if let Some((at, bytes)) = output.encoder.next_chunk(CHUNK)? {
-            return Ok(Some(Box::new(move |_| file.write_at(at, &[&bytes]).map(|()| Output::Nothing))));
+            return Ok(Some(Box::new(move |_| {
+                file.write_at(at, &[&bytes])?;
+                let (before, after) = (at / SYNC_EVERY, (at + bytes.len() as u64) / SYNC_EVERY);
+                if after > before {
+                    file.sync(Site::RowsSync)?;
+                }
+                Ok(Output::Nothing)
+            })));
         }
         output.whole = true;
         let (opened, id, seed, dir) = (Arc::clone(&output.opened), output.id, core.seed, partition.dir.clone());
@@ -315,7 +353,7 @@ impl SealJob {
     /// Removes what neither kept checkpoint needs.
     fn free_job(&self, partition: &Partition) -> Job {
         let kept = partition.kept.lock();
-        let (oldest, named, damaged) = (kept.oldest_position(), kept.named_files(), kept.damaged);
+        let (oldest, named, damaged) = (kept.oldest_position(), kept.needed_files(), kept.damaged);
         let keep_from = kept.previous.as_ref().map_or(0, |c| c.number);
         let current = kept.current.as_ref().map_or(0, |c| c.next_file);
         drop(kept);
@@ -345,6 +383,11 @@ impl SealJob {
         })
     }
 
+    /// Nothing was decided yet but the files: another job may go before the next step. From the checkpoint on none may.
+    pub(super) fn writes_files(&self) -> bool {
+        matches!(self.stage, Stage::Files)
+    }
+
     pub(super) fn merges(&self) -> bool {
         self.merge
     }
@@ -356,6 +399,8 @@ impl SealJob {
 
     /// After a failure: the half-written file goes; whole ones stay, a checkpoint on the disk may name them.
     pub(super) fn abandon(&self, core: &Core) -> Option<Job> {
+        let ours = |id| self.outputs.iter().any(|o| o.id == id) || self.sealed.iter().any(|s| s.entry.id == id);
+        core.partitions[self.partition].kept.lock().coming.retain(|id| !ours(*id));
         let output = self.outputs.front()?;
         let tmp = format!("{}.tmp", rows_path(&core.partitions[self.partition].dir, output.id));
         Some(Box::new(move |files| files.remove(&tmp).map(|()| Output::Nothing)))

@@ -195,10 +195,10 @@ impl Engine {
     }
 
     fn drop_fenced(&self, space: &Arc<Space>, pulse: Pulse<'_>) -> Result<(), Error> {
-        while space.depth.observations() > 0 {
+        while !space.depth.is_drained() {
             self.core.drive(space.options.partition.0 as usize);
             pulse().inspect_err(|_| space.unfence())?;
-            space.gate.wait(SLICE, || space.depth.observations() == 0);
+            space.gate.wait(SLICE, || space.depth.is_drained());
         }
         let ticket = self.core.submit_drop(space.options.id);
         self.core.step_catalogue();

@@ -292,17 +292,20 @@ impl Files for MemoryFiles {
             self.list(&dir)?;
         }
         let mut disk = self.disk.lock();
-        let inode = disk.next_inode;
-        disk.next_inode += 1;
-        disk.state.inodes.insert(inode, Arc::default());
         disk.note(path.as_bytes());
-        let old = disk.state.entries.insert((dir.clone(), name.clone()), Node::File(inode));
-        if let Some(Node::File(old)) = old {
-            let freed = disk.state.inodes.remove(&old).map_or(0, |b| b.len() as u64);
-            disk.used -= freed;
-        }
+        // An existing file keeps its inode and loses its bytes, as with O_TRUNC: no entry changes.
+        let existing = match disk.state.entries.get(&(dir.clone(), name.clone())) {
+            Some(Node::File(inode)) => Some(*inode),
+            _ => None,
+        };
+        let inode = existing.unwrap_or(disk.next_inode);
+        disk.next_inode = disk.next_inode.max(inode + 1);
+        disk.used -= disk.state.inodes.insert(inode, Arc::default()).map_or(0, |b| b.len() as u64);
         disk.record(|| TraceOp::Truncate { inode });
-        disk.record(|| TraceOp::Link { dir, name, node: Node::File(inode) });
+        if existing.is_none() {
+            disk.state.entries.insert((dir.clone(), name.clone()), Node::File(inode));
+            disk.record(|| TraceOp::Link { dir, name, node: Node::File(inode) });
+        }
         Ok(Arc::new(MemoryFile { disk: Arc::clone(&self.disk), inode }))
     }
 

@@ -1,12 +1,14 @@
 //! Permits by count and bytes.
 //!
-//! Both counters are SeqCst: with a space's fence they form a store-then-load pair (who admits reserves, then looks at the fence; who
-//! drops fences, then looks at the depth), which weaker orders would let pass each other. Bytes are taken first and given back if the count refuses. A reader without a lock sees a depth that is never below what is
-//! queued: the reservation comes before the push, the release after apply.
+//! Who admits reserves, then looks at the space's fence; who drops fences, then asks `is_drained`. Both touch the count by a
+//! read-modify-write: of the two, the later reads the earlier and sees what went before it (`rust/tests/loom.rs`). Bytes are taken first
+//! and given back if the count refuses. A reader without a lock sees a depth that is never below what is queued: the reservation comes
+//! before the push, the release after apply.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use engram_kernels::sync::{AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex};
 
 #[derive(Debug)]
@@ -62,6 +64,11 @@ impl Depth {
         self.observations.load(Ordering::SeqCst)
     }
 
+    /// Whether all was given back; whoever reserves after this sees what was written before it.
+    pub fn is_drained(&self) -> bool {
+        self.observations.fetch_add(0, Ordering::SeqCst) == 0
+    }
+
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::SeqCst)
     }
@@ -104,7 +111,7 @@ impl Gate {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

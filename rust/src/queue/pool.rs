@@ -3,7 +3,7 @@
 //! A space counts as a holder from its first byte to its last. AcqRel: admission compares the sum with a limit. A holder is added before its
 //! bytes can be given back (the reservation comes before the push), so the number never falls below the truth.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use engram_kernels::sync::{AtomicU64, Ordering};
 
 use super::pressure::{Gauge, Level};
 
@@ -71,7 +71,7 @@ impl Pool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

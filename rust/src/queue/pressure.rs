@@ -4,7 +4,7 @@
 //! whoever changes or looks at a depth moves: two that move it at once may leave it one look behind (Relaxed is enough: it carries no
 //! data), and the next look, always before a refusal, sets it right. `Rate` measures while there is something to drain; time without work does not count.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use engram_kernels::sync::{AtomicU8, Ordering};
 
 /// Four levels, from idle to refusing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,8 +49,14 @@ impl Level {
 }
 
 /// The level of one queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gauge(AtomicU8);
+
+impl Default for Gauge {
+    fn default() -> Self {
+        Self(AtomicU8::new(Level::Normal as u8))
+    }
+}
 
 impl Gauge {
     pub fn level(&self) -> Level {
@@ -121,7 +127,7 @@ pub fn retry_after_ms(drain_ms: Option<f64>, dice: u64) -> u64 {
     (drain_ms.unwrap_or(RETRY_MS_UNKNOWN) * jitter).clamp(RETRY_MS.0, RETRY_MS.1) as u64
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

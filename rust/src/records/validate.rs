@@ -84,12 +84,16 @@ fn wrong_dim(field: &'static str, got: usize, dim: u32) -> Error {
 
 /// Everything O1 asks of a frame before it may take a permit.
 pub fn check_frame(bytes: &[u8], dim: u32, metric: Metric, config: &Config) -> Result<Checked, Error> {
-    if bytes.len() > config.batch_bytes_max {
+    let view = FrameView::parse(bytes)?;
+    let fits = || {
         let (have, max) = (bytes.len(), config.batch_bytes_max);
         let message = format!("a batch of {have} bytes is over the limit of {max}; send smaller batches");
-        return Err(Error::TooLarge { field: "batch", index: None, message });
+        if have > max { Err(Error::TooLarge { field: "batch", index: None, message }) } else { Ok(()) }
+    };
+    // One observation alone is told of its own limits first.
+    if view.count() > 1 {
+        fits()?;
     }
-    let view = FrameView::parse(bytes)?;
     if view.count() > config.batch_items_max {
         let (have, max) = (view.count(), config.batch_items_max);
         let message = format!("a batch of {have} observations is over the limit of {max}; send smaller batches");
@@ -102,6 +106,7 @@ pub fn check_frame(bytes: &[u8], dim: u32, metric: Metric, config: &Config) -> R
     for i in 0..view.count() {
         check_item(&view, bytes, i, &inverse_norms, metric, config).map_err(|e| e.at(i))?;
     }
+    fits()?;
     let hashes = content_hashes(&view, bytes);
     Ok(Checked { view, inverse_norms, hashes })
 }

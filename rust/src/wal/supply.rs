@@ -11,6 +11,8 @@ use crate::env::{Files, Output, Site};
 use crate::error::Error;
 
 const FILL: usize = 1 << 20;
+/// Synced after each so many bytes: a log's sync never waits for more than this behind it.
+const SYNC_EVERY: u64 = 8 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spare {
@@ -207,6 +209,9 @@ pub(super) fn fill(file: &dyn crate::env::File, bytes: u64) -> io::Result<()> {
         let n = zeros.len().min(usize::try_from(bytes - at).unwrap_or(FILL));
         file.write_at(at, &[&zeros[..n]])?;
         at += n as u64;
+        if at % SYNC_EVERY == 0 && at < bytes {
+            file.sync(Site::SegmentZeroSync)?;
+        }
     }
     Ok(())
 }
