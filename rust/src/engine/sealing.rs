@@ -88,7 +88,7 @@ fn capture(core: &Core, partition: &Partition) -> (LogPosition, i64, Vec<(Arc<Sp
     partition.with_writer(core, |writer| {
         let all = core.spaces.of_partition(partition.id);
         let captured = all.into_iter().map(|s| (Arc::clone(&s), s.view())).collect();
-        (writer.log.synced(), writer.log.committed_at(), captured)
+        (writer.checkpoint_cut(), writer.log.committed_at(), captured)
     })
 }
 

@@ -306,8 +306,14 @@ impl Engine {
     }
 
     fn close_logs(&self) -> bool {
+        let until = self.core.now() + CLOSE_WAIT_MS * 1_000_000;
         for partition in &self.core.partitions {
-            partition.with_writer(&self.core, |w| w.needs_clean_close() && w.close(&self.core, true));
+            let closed = || partition.with_writer(&self.core, |w| !w.needs_clean_close() || w.close(&self.core, true));
+            // Room for the closing group may still have to be made.
+            while !closed() && partition.supply.error().is_none() && self.core.now() < until {
+                self.core.scheduler.wake(Task::Maintenance);
+                std::thread::park_timeout(Duration::from_micros(200));
+            }
         }
         self.core.catalogue.close(&self.core);
         self.drain()

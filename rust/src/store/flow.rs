@@ -51,13 +51,17 @@ impl Space {
     /// Takes permits of the space, or nothing. `pool` is told if the space held none.
     #[must_use]
     pub fn reserve(&self, observations: u64, bytes: u64, now: u64, pool: &Pool) -> bool {
+        if self.depth.observations() == 0 {
+            // Before the permit: whoever sees that something waits must not take the last commit for its age.
+            self.flow.oldest.fetch_max(now, Ordering::Relaxed);
+        }
         let Some(before) = self.depth.reserve(observations, bytes) else {
             self.level(now);
             return false;
         };
         if before == 0 {
             pool.enter();
-            self.flow.oldest.store(now, Ordering::Relaxed);
+            self.flow.oldest.fetch_max(now, Ordering::Relaxed);
             let mut rates = self.flow.rates.lock();
             rates.observations.resume(now);
             rates.bytes.resume(now);
