@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -340,3 +341,17 @@ def test_closed_and_dropped() -> None:
     ):
         with pytest.raises(engram.Closed, match="closed"):
             call()
+
+
+def test_limits_at_their_ends_are_no_panic(tmp_path: Path) -> None:
+    """P2: an age or a pause beyond all times, and a queue of the process that is smaller than a batch."""
+    ends = {"queue_age_ms_max": 2**63, "scrub_pause_ms": 2**63, "queue_process_bytes_max": 100_000}
+    with engram.open(tmp_path / "ends", limits=ends) as engine:
+        space = engine.space("s", dim=1)
+        space.observe("a", vector=[1])
+        assert space.stats()["level"] == "NORMAL"
+        with pytest.raises(engram.TooLarge):
+            space.observe("x" * 200_000)
+        assert len(space) == 1
+    with engram.open(tmp_path / "ends", limits=ends) as engine:
+        assert len(engine.space("s")) == 1

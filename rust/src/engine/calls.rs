@@ -88,8 +88,8 @@ impl Core {
         self.check_open()?;
         let checked = check_frame(&frame, space.options.dim, space.options.metric, &self.config)?;
         let (count, bytes) = (checked.hashes.len() as u64, frame.len() as u64);
-        if !space.depth.could_hold(count, bytes) {
-            let message = format!("{count} observations of {bytes} bytes are over the limits of the space's queue");
+        if !space.depth.could_hold(count, bytes) || !self.process_queue.could_hold(bytes) {
+            let message = format!("{count} observations of {bytes} bytes are over the limits of the queues");
             return Err(Error::TooLarge { field: "batch", index: None, message });
         }
         Ok(Box::new(Prepared { frame, checked }))

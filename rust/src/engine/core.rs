@@ -83,6 +83,11 @@ impl Core {
         self.env.clock.monotonic_nanos()
     }
 
+    /// The time `ms` from now; one beyond all times is never.
+    pub(super) fn after_ms(&self, ms: u64) -> u64 {
+        self.now().saturating_add(ms.saturating_mul(1_000_000))
+    }
+
     pub fn check_open(&self) -> Result<(), Error> {
         if self.closing.load(Ordering::SeqCst) {
             return Err(Error::Closed { what: "the engine".to_owned() });

@@ -98,7 +98,7 @@ impl Maintenance {
                     Ok(_) => self.last_error = None,
                     Err(e) => {
                         (self.failures, self.last_error) = (self.failures + 1, Some(e.clone()));
-                        self.supply_retry_at = core.now() + core.config.maintenance_retry_ms * 1_000_000;
+                        self.supply_retry_at = core.after_ms(core.config.maintenance_retry_ms);
                     }
                 }
                 supply.finished(&work, result.map(|_| ()));
@@ -142,7 +142,7 @@ impl Maintenance {
         if job.merges() && matches!(error, Error::Corrupted { .. }) {
             // The damage stays: trying again at once would only read it again.
             job.note_damage(&error);
-            self.merge_retry_at = core.now() + core.config.scrub_pause_ms * 1_000_000;
+            self.merge_retry_at = core.after_ms(core.config.scrub_pause_ms);
         }
         self.failed(core, error);
         if let Some(remove) = job.abandon(core) {
@@ -153,7 +153,7 @@ impl Maintenance {
     fn failed(&mut self, core: &Core, error: Error) {
         self.failures += 1;
         self.last_error = Some(error);
-        self.retry_at = core.now() + core.config.maintenance_retry_ms * 1_000_000;
+        self.retry_at = core.after_ms(core.config.maintenance_retry_ms);
     }
 
     pub(super) fn panicked(&mut self, core: &Core) {
@@ -240,7 +240,7 @@ impl Maintenance {
         let at = self.scrub.path.clone();
         let Some((path, file)) = files.range(at.clone()..).find(|(p, _)| **p > at || self.scrub.block > 0) else {
             let pause_ms = if at.is_empty() { SCRUB_PACE_MS } else { core.config.scrub_pause_ms };
-            self.scrub = Scrub { next_at: core.now() + pause_ms * 1_000_000, ..Scrub::default() };
+            self.scrub = Scrub { next_at: core.after_ms(pause_ms), ..Scrub::default() };
             return false;
         };
         let from = if *path == at { self.scrub.block } else { 0 };

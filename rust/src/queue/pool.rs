@@ -24,6 +24,11 @@ impl Pool {
         self.bytes.load(Ordering::Acquire)
     }
 
+    /// Whether a reservation of this size could ever succeed.
+    pub fn could_hold(&self, bytes: u64) -> bool {
+        bytes <= self.max
+    }
+
     /// Takes bytes whatever the limit says: they are there already.
     pub fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::AcqRel);

@@ -59,6 +59,8 @@ impl Filter {
         let Value::Object(parts) = condition else {
             return Err(bad("a condition must be an object (a dict)".to_owned()));
         };
+        // An empty condition counts too.
+        *left = left.checked_sub(1).ok_or_else(|| bad(format!("more than {TERMS_MAX} conditions")))?;
         let depth = depth.checked_sub(1).ok_or_else(|| bad(format!("nested more than {DEPTH_MAX} deep")))?;
         let mut all = Vec::with_capacity(parts.len());
         for (name, value) in parts {
@@ -300,6 +302,8 @@ mod tests {
         assert!(Filter::parse(&deep).unwrap_err().to_string().contains("deep"));
         let wide = List((0..2_000).map(|i| field(Int(i))).collect());
         assert!(Filter::parse(&object(&[("$or", wide)])).unwrap_err().to_string().contains("conditions"));
+        let empty = List(vec![object(&[]); 2_000]);
+        assert!(Filter::parse(&object(&[("$and", empty)])).unwrap_err().to_string().contains("conditions"));
     }
 
     proptest! {

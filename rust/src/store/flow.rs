@@ -32,7 +32,7 @@ impl Flow {
         Self {
             gauge: Gauge::default(),
             oldest: AtomicU64::new(0),
-            age_nanos_max: config.queue_age_ms_max * 1_000_000,
+            age_nanos_max: config.queue_age_ms_max.saturating_mul(1_000_000),
             unsealed_max: config.unsealed_space_bytes_max,
             rates: Mutex::default(),
         }
