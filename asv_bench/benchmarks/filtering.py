@@ -53,6 +53,7 @@ class Filter:
         self.space = self.engine.space("notes", dim=real.vectors.shape[1])
         for first in range(0, rows(), 4_000):
             part = slice(first, min(first + 4_000, rows()))
+            # The columns come as one dict: mypy sees one type for all.
             self.space.observe_batch(vectors=real.vectors[part], **columns(first, part.stop - first))  # type: ignore[arg-type]
 
     def teardown(self, form: str) -> None:

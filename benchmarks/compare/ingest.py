@@ -139,6 +139,7 @@ def spread_of(text: str, values: list[float]) -> str:
 
 def stream(rows: np.ndarray, directory: Path, durability: str) -> list[Line]:
     """Stream all rows without pause, sealing and checkpoints as they come."""
+    # The modes are a table's rows: mypy sees any str.
     with engram.open(directory / f"stream-{durability}", durability=durability) as engine:  # type: ignore[arg-type]
         space = engine.space("rows", dim=rows.shape[1])
         took = seconds(lambda: [space.observe_batch(vectors=batch) for batch in batches(rows)])

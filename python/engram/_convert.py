@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -23,6 +24,7 @@ _TIME_ABSENT = int(np.iinfo(np.int64).min)
 _TIME_LIMIT = 2**62
 _ITEM_OVERHEAD = 64
 _CONDITION_DEPTH = 32  # the engine stops earlier, and says where
+_CONDITIONS_MAX = 1_000
 
 
 class ArrayLike(Protocol):
@@ -88,21 +90,23 @@ def micros(value: object, index: int | None = None, name: str = "observed_at") -
 
 def condition(where: Where | None) -> dict[str, Any] | None:
     """Return a condition whose times are microseconds; the engine reads the rest."""
-    return None if where is None else _condition(where, _CONDITION_DEPTH)
+    return None if where is None else _condition(where, _CONDITION_DEPTH, itertools.count(1))
 
 
-def _condition(where: Any, depth: int) -> dict[str, Any]:
+def _condition(where: Any, depth: int, seen: Iterator[int]) -> dict[str, Any]:
     if not isinstance(where, Mapping):
         text = f"where must be a mapping, not {type(where).__name__}"
         raise InvalidArgument(text, field="where", index=None)
     if not depth:
         raise InvalidArgument("where: nested too deeply", field="where", index=None)
+    if next(seen) > _CONDITIONS_MAX:  # here too: one dict used twice at each depth would be copied without end
+        raise InvalidArgument(f"where: more than {_CONDITIONS_MAX} conditions", field="where", index=None)
     out: dict[str, Any] = {}
     for name, test in where.items():
         if name in ("$and", "$or") and isinstance(test, list | tuple):
-            out[name] = [_condition(part, depth - 1) for part in test]
+            out[name] = [_condition(part, depth - 1, seen) for part in test]
         elif name == "$not":
-            out[name] = _condition(test, depth - 1)
+            out[name] = _condition(test, depth - 1, seen)
         elif name in ("observed_at", "committed_at"):
             out[name] = _times(test) if isinstance(test, Mapping) else _when(test)
         else:

@@ -130,7 +130,7 @@ fn holders_are_counted() {
                 thread::spawn(move || {
                     assert!(pool.reserve(60) || pool.bytes() > 40);
                     if depth.reserve(1, 1) == Some(0) {
-                        pool.enter();
+                        pool.enter(0);
                     }
                     if depth.release(1, 1) == 0 {
                         pool.leave();

@@ -112,7 +112,7 @@ fn retry_after_is_the_time_to_drain() {
         }
         while source.push() {}
         let space = source.rig.core.space("a").unwrap();
-        let predicted = space.drain_ms().unwrap();
+        let predicted = space.drain_ms(0, 0, &source.rig.core.process_queue).unwrap();
         let begun = source.rig.core.now();
         while space.depth.observations() > LIMIT / 2 {
             source.turn(disk_ms);
@@ -182,4 +182,47 @@ fn unsealed_rows_press() {
     source.rig.turns(200);
     assert_eq!(source.level(), Level::Normal, "sealed at half of the limit, whatever `seal_space_bytes` says");
     assert!(source.push());
+}
+
+/// P2: a batch that does not fit beside what is not sealed has it sealed, however little that is.
+#[test]
+fn a_large_batch_gets_its_room() {
+    let limit = 64 << 10;
+    for of_all in [false, true] {
+        let mut config = Config {
+            queue_observations_max: 100_000,
+            seal_space_bytes: 1 << 30,
+            seal_process_bytes: 1 << 30,
+            ..config()
+        };
+        *(if of_all { &mut config.unsealed_process_bytes_max } else { &mut config.unsealed_space_bytes_max }) = limit;
+        let rig = Rig::new(config);
+        rig.create("a", Durability::Sync);
+        let batch: Vec<u64> = (0..1_000).collect();
+        let bytes = common::frame_of(&batch, false).len() as u64;
+        assert!(bytes > limit / 2 && bytes < limit, "{bytes}");
+        rig.observe("a", &(0..400).collect::<Vec<_>>()).unwrap();
+        let admitted = (0..1_000).find(|_| {
+            rig.turn();
+            rig.push("a", &batch).is_ok()
+        });
+        assert!(admitted.is_some(), "refused for ever, all spaces: {of_all}");
+    }
+}
+
+/// P2: what a dropped space held counts no more, whoever still looks at it.
+#[test]
+fn a_dropped_space_presses_nobody() {
+    let rig = Rig::new(Config { seal_space_bytes: 1 << 30, seal_process_bytes: 1 << 30, ..config() });
+    rig.create("a", Durability::Sync);
+    rig.observe("a", &[1, 2, 3]).unwrap();
+    let held = rig.core.space("a").unwrap();
+    assert!(rig.core.process_unsealed.bytes() > 0);
+    held.fence();
+    let dropped = rig.core.submit_drop(held.options.id);
+    rig.turns(20);
+    dropped.outcome().unwrap().unwrap();
+    assert_eq!((rig.core.process_unsealed.bytes(), held.unsealed_bytes()), (0, 0));
+    drop(held);
+    assert_eq!(rig.core.process_unsealed.bytes(), 0, "given back once");
 }

@@ -111,3 +111,13 @@ def test_hostile_depth(space: engram.Space) -> None:
         wide = {"$not": wide}
     with pytest.raises(engram.InvalidArgument, match="deep"):
         space.recall(vector=[1, 0], where=wide)
+
+
+def test_a_condition_used_twice_at_each_depth_is_refused() -> None:
+    where: dict[str, object] = {"n": 1}
+    for _ in range(14):
+        where = {"$or": [where] * 8}
+    with engram.open() as engine:
+        space = engine.space("a", dim=1)
+        with pytest.raises(engram.InvalidArgument, match="conditions"):
+            list(space.list(where=where))

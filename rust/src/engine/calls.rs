@@ -138,21 +138,25 @@ impl Core {
         }
         let (waiting, unsealed) = (space.depth.bytes(), space.unsealed_bytes());
         if unsealed > 0 && unsealed + waiting + bytes > self.config.unsealed_space_bytes_max {
+            space.want_room();
             return Some("the space holds too much that is not sealed yet");
         }
         let all = self.process_unsealed.bytes();
         if self.process_unsealed.refuses(unsealed, bytes)
             || (all > 0 && all + bytes > self.config.unsealed_process_bytes_max)
         {
+            self.wants_room.store(true, Ordering::Relaxed);
             return Some("the process holds too much that is not sealed yet");
         }
         self.process_queue.refuses(waiting, bytes).then_some(PROCESS_QUEUE)
     }
 
     /// What a caller is told that found no room in time.
-    pub(super) fn overloaded(&self, space: &Space, reason: &str) -> Error {
+    pub(super) fn overloaded(&self, space: &Space, refused: &Prepared, reason: &str) -> Error {
+        let (count, bytes) = (refused.checked.hashes.len() as u64, refused.frame.len() as u64);
         let level = space.level(self.now()).max(self.process_queue.level()).max(self.process_unsealed.level());
-        let retry_after_ms = retry_after_ms(space.drain_ms(), self.env.random.next_u64());
+        let retry_after_ms =
+            retry_after_ms(space.drain_ms(count, bytes, &self.process_queue), self.env.random.next_u64());
         Error::Overloaded { retry_after_ms, level: level.name(), reason: reason.to_owned() }
     }
 

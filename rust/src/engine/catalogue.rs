@@ -256,6 +256,7 @@ impl CatalogueState {
                 Change::Drop(id, last) => {
                     self.known.dropped(id, last);
                     if let Some(space) = core.spaces.remove(id) {
+                        space.detach();
                         core.partitions[space.options.partition.0 as usize].kept.lock().space_dropped();
                         core.scheduler.wake(Task::Maintenance);
                     }

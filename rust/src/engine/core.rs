@@ -61,6 +61,8 @@ pub struct Core {
     /// Bytes in all queues, and bytes of all spaces that are not sealed.
     pub process_queue: Pool,
     pub process_unsealed: Arc<Pool>,
+    /// An admission was refused for what all spaces hold unsealed. Relaxed, like a space's own wish.
+    pub(super) wants_room: AtomicBool,
     pub written: Written,
     pub report: OpenReport,
     pub closing: AtomicBool,

@@ -50,6 +50,8 @@ pub(super) struct Maintenance {
     work: Option<Work>,
     /// Jobs and their next steps, held up by something more urgent: a merge by a seal, either by segments.
     paused: Vec<(Box<SealJob>, Job)>,
+    /// Steps that a merge may take before the next seal, as many as the last seal took: seals without end must not keep it from ending.
+    merge_steps: u32,
     next_tag: u64,
     requests: VecDeque<Request>,
     retry_at: u64,
@@ -129,6 +131,7 @@ impl Maintenance {
                 }
             }
             Ok(Progress::Done) => {
+                self.merge_steps = if job.merges() { 0 } else { job.steps };
                 self.last_error = None;
                 self.seals += 1;
                 self.answer(&Ok(()));
@@ -196,7 +199,11 @@ impl Maintenance {
         if self.segments_are_made(core) {
             return true;
         }
-        if self.paused.last().is_none_or(|(job, _)| job.merges()) && core.now() >= self.retry_at && self.seal(core) {
+        let merge_waits = self.paused.last().is_some_and(|(job, _)| job.merges());
+        let owed = merge_waits && self.merge_steps > 0;
+        self.merge_steps = self.merge_steps.saturating_sub(u32::from(owed));
+        let may_seal = !owed && (self.paused.is_empty() || merge_waits) && core.now() >= self.retry_at;
+        if may_seal && self.seal(core) {
             return true;
         }
         if let Some((job, next)) = self.paused.pop() {
@@ -316,21 +323,25 @@ fn due(core: &Core) -> Option<(usize, Goal)> {
     let well = |p: &&Partition| p.poisoned.get().is_none();
     let of = |p: &Partition| core.spaces.of_partition(p.id);
     let mut largest = None;
+    // Of a poisoned partition nothing can be sealed: it must not make others seal for ever.
+    let mut all = 0;
     for partition in core.partitions.iter().filter(well) {
         for space in of(partition) {
             let bytes = space.unsealed_bytes();
-            if largest.as_ref().is_none_or(|(_, _, most)| bytes > *most) {
-                largest = Some((partition.index, space.options.id, bytes));
+            all += bytes;
+            let rank = (bytes > 0 && space.wants_room(), bytes);
+            if largest.as_ref().is_none_or(|(_, _, most)| rank > *most) {
+                largest = Some((partition.index, space.options.id, rank));
             }
         }
     }
-    let (index, id, bytes) = largest?;
+    let (index, id, (wanted, bytes)) = largest?;
     // Sealing begins before intake is held up, whatever the limits are.
     let seal_space_bytes = config.seal_space_bytes.min(config.unsealed_space_bytes_max / 2);
     let seal_process_bytes = config.seal_process_bytes.min(config.unsealed_process_bytes_max / 2);
-    let process = core.process_unsealed.bytes() >= seal_process_bytes;
+    let process = all >= seal_process_bytes || all > 0 && core.wants_room.swap(false, Ordering::Relaxed);
     let mut candidate = None;
-    if bytes >= seal_space_bytes || (process && bytes >= config.seal_own_file_bytes_min) {
+    if wanted || bytes >= seal_space_bytes || (process && bytes >= config.seal_own_file_bytes_min) {
         candidate = Some((index, Goal::One(id)));
     } else if process {
         let sum = |p: &Partition| of(p).iter().map(|s| s.unsealed_bytes()).sum::<u64>();

@@ -105,6 +105,7 @@ impl Core {
         Ok(Arc::new(Self {
             process_queue: Pool::new(config.queue_process_bytes_max),
             process_unsealed,
+            wants_room: false.into(),
             seed,
             directory_id: manifest.id,
             spaces,

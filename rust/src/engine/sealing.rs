@@ -68,6 +68,7 @@ enum Stage {
 pub(super) struct SealJob {
     pub(super) partition: usize,
     merge: bool,
+    pub(super) steps: u32,
     spaces: Vec<PlannedSpace>,
     position: LogPosition,
     committed_at: i64,
@@ -110,6 +111,7 @@ impl SealJob {
         let mut job = Self {
             partition: partition.index,
             merge: matches!(goal, Goal::MergeOwn(..) | Goal::MergeShared(_)),
+            steps: 0,
             spaces,
             position,
             committed_at,
@@ -124,6 +126,8 @@ impl SealJob {
             return None;
         }
         job.make_outputs(core, partition, goal);
+        let now = core.now();
+        job.spaces.iter().filter(|p| p.take > 0).for_each(|p| p.space.sealing_begins(now));
         Some(job)
     }
 
@@ -185,6 +189,7 @@ impl SealJob {
     /// Takes the result of the last job and says what comes next.
     pub(super) fn advance(&mut self, core: &Core, result: Output) -> Result<Progress, Error> {
         let partition = &core.partitions[self.partition];
+        self.steps += 1;
         match &self.stage {
             Stage::Files => {
                 if let Some(job) = self.next_file_job(core, partition, result)? {
@@ -397,10 +402,13 @@ impl SealJob {
         self.spaces.iter().filter(|p| !p.replaced.is_empty()).for_each(|p| p.space.note_damage(error));
     }
 
-    /// After a failure: the half-written file goes; whole ones stay, a checkpoint on the disk may name them.
+    /// After a failure: the half-written file goes. Whole ones stay, and stay protected, if a checkpoint that was to name them may be on
+    /// the disk: only the next start knows.
     pub(super) fn abandon(&self, core: &Core) -> Option<Job> {
         let ours = |id| self.outputs.iter().any(|o| o.id == id) || self.sealed.iter().any(|s| s.entry.id == id);
-        core.partitions[self.partition].kept.lock().coming.retain(|id| !ours(*id));
+        if self.writes_files() {
+            core.partitions[self.partition].kept.lock().coming.retain(|id| !ours(*id));
+        }
         let output = self.outputs.front()?;
         let tmp = format!("{}.tmp", rows_path(&core.partitions[self.partition].dir, output.id));
         Some(Box::new(move |files| files.remove(&tmp).map(|()| Output::Nothing)))

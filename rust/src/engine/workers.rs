@@ -240,7 +240,7 @@ impl Engine {
             let waited_ms = (self.core.now() - begun) / 1_000_000;
             if waited_ms >= timeout_ms {
                 let full = self.core.maintenance_error().filter(Error::is_disk_full);
-                return Err(full.unwrap_or_else(|| self.core.overloaded(space, reason)));
+                return Err(full.unwrap_or_else(|| self.core.overloaded(space, &prepared, reason)));
             }
             self.core.scheduler.wake(Task::Maintenance);
             self.core.drive(index);

@@ -54,10 +54,14 @@ impl Depth {
         share(self.observations(), self.observations_max).max(share(self.bytes(), self.bytes_max))
     }
 
-    /// Observations and bytes above half of their limits (P4).
-    pub fn above_half(&self) -> (u64, u64) {
-        let above = |now: u64, max: u64| now.saturating_sub(max / 2);
-        (above(self.observations(), self.observations_max), above(self.bytes(), self.bytes_max))
+    /// Observations and bytes that are above half of their limits, or must go before so many more can come in (P4).
+    pub fn surplus(&self, observations: u64, bytes: u64) -> (u64, u64) {
+        let surplus =
+            |now: u64, more: u64, max: u64| (now.saturating_sub(max / 2)).max((now + more).saturating_sub(max));
+        (
+            surplus(self.observations(), observations, self.observations_max),
+            surplus(self.bytes(), bytes, self.bytes_max),
+        )
     }
 
     pub fn observations(&self) -> u64 {

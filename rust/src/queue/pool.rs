@@ -4,8 +4,9 @@
 //! bytes can be given back (the reservation comes before the push), so the number never falls below the truth.
 
 use engram_kernels::sync::{AtomicU64, Ordering};
+use parking_lot::Mutex;
 
-use super::pressure::{Gauge, Level};
+use super::pressure::{Gauge, Level, Rate};
 
 #[derive(Debug)]
 pub struct Pool {
@@ -13,11 +14,18 @@ pub struct Pool {
     holders: AtomicU64,
     max: u64,
     gauge: Gauge,
+    rate: Mutex<Rate>,
 }
 
 impl Pool {
     pub fn new(max: u64) -> Self {
-        Self { bytes: AtomicU64::new(0), holders: AtomicU64::new(0), max, gauge: Gauge::default() }
+        Self {
+            bytes: AtomicU64::new(0),
+            holders: AtomicU64::new(0),
+            max,
+            gauge: Gauge::default(),
+            rate: Mutex::default(),
+        }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -47,8 +55,28 @@ impl Pool {
     }
 
     /// A space that held nothing holds something.
-    pub fn enter(&self) {
-        self.holders.fetch_add(1, Ordering::AcqRel);
+    pub fn enter(&self, now: u64) {
+        if self.holders.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.drains(now);
+        }
+    }
+
+    /// From now on something is drained: time before does not count.
+    pub fn drains(&self, now: u64) {
+        self.rate.lock().resume(now);
+    }
+
+    /// So much was drained by `now`, and will be, or was, released.
+    pub fn drained(&self, now: u64, bytes: u64) {
+        self.rate.lock().note(now, bytes);
+    }
+
+    /// What must go before `more` bytes can come in, and the milliseconds that takes; None if nothing must.
+    pub fn drain_ms(&self, more: u64) -> Option<Option<f64>> {
+        let now = self.bytes();
+        let above = if self.level() == Level::Overloaded { now.saturating_sub(self.max / 2) } else { 0 };
+        let amount = above.max((now + more).saturating_sub(self.max));
+        (amount > 0).then(|| self.rate.lock().drain_ms(amount))
     }
 
     /// A space holds nothing any more.
@@ -84,10 +112,10 @@ mod tests {
     #[test]
     fn shares_are_equal() {
         let pool = Pool::new(100);
-        pool.enter();
+        pool.enter(0);
         assert!(pool.reserve(90) && !pool.reserve(11));
         assert_eq!((pool.bytes(), pool.fair_share(false), pool.fair_share(true)), (90, 100, 50));
-        pool.enter();
+        pool.enter(0);
         assert!(pool.reserve(10));
         assert!((pool.pressure() - 1.0).abs() < 1e-9 && pool.level() == Level::Overloaded);
         assert!(pool.refuses(90, 1) && pool.refuses(10, 41) && !pool.refuses(10, 40) && pool.refuses(0, 34));
@@ -96,5 +124,18 @@ mod tests {
         assert_eq!((pool.bytes(), pool.fair_share(false)), (10, 100));
         pool.add(1_000);
         assert_eq!(pool.bytes(), 1_010);
+    }
+
+    /// P4: who is refused for the sake of all is told when all will have drained.
+    #[test]
+    fn a_pool_knows_when_there_is_room() {
+        let pool = Pool::new(1_000);
+        pool.enter(0);
+        pool.add(700);
+        assert_eq!((pool.drain_ms(300), pool.drain_ms(400)), (None, Some(None)), "nothing was measured yet");
+        pool.drained(10_000_000, 100);
+        assert_eq!(pool.drain_ms(400), Some(Some(10.0)), "100 too many, 10 a millisecond");
+        pool.add(300);
+        assert_eq!(pool.drain_ms(0).flatten().map(f64::round), Some(50.0), "overloaded: down to half");
     }
 }

@@ -84,6 +84,7 @@ const STEP_NANOS: u64 = 1_000_000;
 pub struct Rate {
     per_nano: f64,
     waiting: u64,
+    busy: u64,
     since: u64,
 }
 
@@ -96,15 +97,16 @@ impl Rate {
     /// So much was drained by `now`.
     pub fn note(&mut self, now: u64, amount: u64) {
         self.waiting += amount;
-        let took = now.saturating_sub(self.since);
-        if took < STEP_NANOS {
+        self.busy += now.saturating_sub(self.since);
+        self.since = self.since.max(now);
+        if self.busy < STEP_NANOS {
             return;
         }
-        let seen = self.waiting as f64 / took as f64;
-        let weight = 1.0 - (-(took as f64) / MEMORY_NANOS).exp();
+        let seen = self.waiting as f64 / self.busy as f64;
+        let weight = 1.0 - (-(self.busy as f64) / MEMORY_NANOS).exp();
         // The first measurement stands for itself.
         self.per_nano = if self.per_nano == 0.0 { seen } else { self.per_nano + weight * (seen - self.per_nano) };
-        (self.waiting, self.since) = (0, now);
+        (self.waiting, self.busy) = (0, 0);
     }
 
     pub fn per_second(&self) -> f64 {
@@ -185,6 +187,17 @@ mod tests {
         (1..=100).for_each(|i| rate.note((90_010 + i * 10) * MS, 5));
         assert!((rate.per_second() - 500.0).abs() < 250.0, "{}", rate.per_second());
         assert!((rate.drain_ms(1_000).unwrap() - 1e6 / rate.per_second()).abs() < 1e-6);
+    }
+
+    /// P4: bursts much shorter than a step keep their time: 20 in every 100 µs are 200,000 a second, however long the pauses.
+    #[test]
+    fn short_bursts_count_their_time() {
+        let mut rate = Rate::default();
+        for i in 1..=1_000u64 {
+            rate.resume(i * 50_000_000);
+            rate.note(i * 50_000_000 + 100_000, 20);
+        }
+        assert!((rate.per_second() - 200_000.0).abs() < 1.0, "{}", rate.per_second());
     }
 
     /// P4: jitter only lengthens, by a fifth at most; 10 ms to 60 s.

@@ -38,10 +38,47 @@ pub enum Field {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Test {
-    In(Vec<Value>),
+    In(OneOf),
     /// Less, equal, greater: which of them match.
     Order(Value, [bool; 3]),
     Exists,
+}
+
+/// Values of which one must be equal: numbers and texts in order, the rest one by one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OneOf {
+    numbers: Vec<Value>,
+    texts: Vec<Value>,
+    others: Vec<Value>,
+}
+
+impl OneOf {
+    fn new(values: Vec<Value>) -> Self {
+        let mut all = Self::default();
+        for mut value in values {
+            value.sort_keys();
+            match value {
+                Value::Int(_) | Value::Float(_) => all.numbers.push(value),
+                Value::Text(_) => all.texts.push(value),
+                _ => all.others.push(value),
+            }
+        }
+        for ordered in [&mut all.numbers, &mut all.texts] {
+            ordered.sort_by(|a, b| Raw::of(a).and_then(|a| a.compare(b)).unwrap_or(Ordering::Equal));
+        }
+        all
+    }
+
+    fn holds(&self, value: Raw<'_>) -> bool {
+        let among = |ordered: &[Value]| {
+            ordered.binary_search_by(|v| value.compare(v).map_or(Ordering::Less, Ordering::reverse)).is_ok()
+        };
+        match value {
+            Raw::Int(_) | Raw::Float(_) => among(&self.numbers),
+            Raw::Text(_) => among(&self.texts),
+            _ => self.others.iter().any(|v| value.equals(v)),
+        }
+    }
 }
 
 fn bad(message: String) -> Error {
@@ -116,10 +153,10 @@ impl Filter {
         let is = |test: Test| Self::Test(field.clone(), test);
         let negated = |test: Test| Self::Not(Box::new(Self::Test(field.clone(), test)));
         Ok(match operator {
-            "$eq" => is(Test::In(vec![one()?])),
-            "$ne" => negated(Test::In(vec![one()?])),
-            "$in" => is(Test::In(many()?)),
-            "$nin" => negated(Test::In(many()?)),
+            "$eq" => is(Test::In(OneOf::new(vec![one()?]))),
+            "$ne" => negated(Test::In(OneOf::new(vec![one()?]))),
+            "$in" => is(Test::In(OneOf::new(many()?))),
+            "$nin" => negated(Test::In(OneOf::new(many()?))),
             "$lt" => is(order([true, false, false])?),
             "$lte" => is(order([true, true, false])?),
             "$gt" => is(order([false, false, true])?),
@@ -195,7 +232,7 @@ impl Test {
     fn holds(&self, value: Raw<'_>) -> bool {
         match self {
             Self::Exists => true,
-            Self::In(values) => values.iter().any(|v| value.equals(v)),
+            Self::In(values) => values.holds(value),
             Self::Order(operand, which) => value.compare(operand).is_some_and(|order| match order {
                 Ordering::Less => which[0],
                 Ordering::Equal => which[1],
@@ -241,6 +278,13 @@ mod tests {
             is("$eq", text("x"), List(vec![text("y"), text("x")])) && is("$gt", Int(3), List(vec![Int(1), Int(4)]))
         );
         assert!(is("$eq", List(vec![Int(1)]), List(vec![Float(1.0)])) && !is("$eq", List(vec![Int(1)]), Int(1)));
+        let many = List([Int(9), text("b"), Float(2.5), Null, text("a"), Int(-3)].to_vec());
+        for (value, found) in [(Float(9.0), true), (Float(2.5), true), (text("a"), true), (Null, true), (Int(2), false)]
+        {
+            assert_eq!((is("$in", many.clone(), value.clone()), is("$nin", many.clone(), value)), (found, !found));
+        }
+        let swapped = object(&[("b", Int(2)), ("a", Int(1))]);
+        assert!(is("$eq", swapped, object(&[("a", Int(1)), ("b", Int(2))])), "keys have no order");
         assert!(is("$in", List(vec![Int(1), text("x")]), text("x")) && is("$nin", List(vec![Int(1)]), Int(2)));
         assert!(is("$exists", Bool(true), Null) && is("$eq", Null, Null) && !is("$exists", Bool(false), Null));
         let missing = |test: Value| matches(&object(&[("g", test)]), &object(&[("f", Int(1))]));

@@ -14,6 +14,20 @@ pub enum Value {
     Object(Vec<(String, Value)>),
 }
 
+impl Value {
+    /// Puts the keys of all objects into the order of the binary form.
+    pub(super) fn sort_keys(&mut self) {
+        match self {
+            Self::List(items) => items.iter_mut().for_each(Self::sort_keys),
+            Self::Object(fields) => {
+                fields.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
+                fields.iter_mut().for_each(|(_, v)| v.sort_keys());
+            }
+            _ => {}
+        }
+    }
+}
+
 fn bad(message: &str) -> Error {
     Error::invalid("metadata", format!("metadata: {message}"))
 }

@@ -56,6 +56,16 @@ impl<'a> Raw<'a> {
         })
     }
 
+    /// A number or a text.
+    pub(super) fn of(value: &'a Value) -> Option<Self> {
+        match value {
+            Value::Int(v) => Some(Self::Int(*v)),
+            Value::Float(v) => Some(Self::Float(*v)),
+            Value::Text(v) => Some(Self::Text(v.as_bytes())),
+            _ => None,
+        }
+    }
+
     /// Equal as JSON values are: 1 is 1.0, and true is not 1.
     pub(super) fn equals(self, value: &Value) -> bool {
         match (self, value) {
@@ -65,8 +75,9 @@ impl<'a> Raw<'a> {
                 items.count == values.len() && items.items().zip(values).all(|(item, value)| item.equals(value))
             }
             (Self::Object(fields), Value::Object(values)) => {
+                // Both have their keys in order.
                 fields.count == values.len()
-                    && values.iter().all(|(name, v)| fields.field(name).is_some_and(|item| item.equals(v)))
+                    && fields.fields().zip(values).all(|((name, item), (n, v))| name == n.as_bytes() && item.equals(v))
             }
             _ => self.compare(value) == Some(Ordering::Equal),
         }
@@ -127,6 +138,16 @@ impl<'a> Walk<'a> {
             let here = left?;
             left = skip(here);
             Raw::at(here)
+        })
+    }
+
+    fn fields(self) -> impl Iterator<Item = (&'a [u8], Raw<'a>)> {
+        let mut left = Some(self.bytes);
+        (0..self.count).map_while(move |_| {
+            let mut here = left?;
+            let name = text(&mut here)?;
+            left = skip(here);
+            Some((name, Raw::at(here)?))
         })
     }
 

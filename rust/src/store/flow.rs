@@ -4,7 +4,7 @@
 //! grows by itself. `oldest` is the time of admission that nothing waiting is older than: a batch that is committed hands it on, those behind
 //! it in the lane came later. It is a hint (Relaxed): one that is late makes an age too great until the next commit, never a depth wrong.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -21,6 +21,8 @@ struct Rates {
 
 pub(super) struct Flow {
     gauge: Gauge,
+    /// Somebody found no room: rows that are not sealed must be, whatever the policy says.
+    wants_room: AtomicBool,
     oldest: AtomicU64,
     age_nanos_max: u64,
     unsealed_max: u64,
@@ -31,15 +33,12 @@ impl Flow {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             gauge: Gauge::default(),
+            wants_room: AtomicBool::new(false),
             oldest: AtomicU64::new(0),
             age_nanos_max: config.queue_age_ms_max.saturating_mul(1_000_000),
             unsealed_max: config.unsealed_space_bytes_max,
             rates: Mutex::default(),
         }
-    }
-
-    pub(super) fn sealing_begins(&self, now: u64) {
-        self.rates.lock().sealed.resume(now);
     }
 
     pub(super) fn sealed(&self, now: u64, bytes: u64) {
@@ -60,7 +59,7 @@ impl Space {
             return false;
         };
         if before == 0 {
-            pool.enter();
+            pool.enter(now);
             self.flow.oldest.fetch_max(now, Ordering::Relaxed);
             let mut rates = self.flow.rates.lock();
             rates.observations.resume(now);
@@ -77,6 +76,7 @@ impl Space {
             rates.observations.note(now, observations);
             rates.bytes.note(now, bytes);
             drop(rates);
+            pool.drained(now, bytes);
             self.flow.oldest.fetch_max(admitted_at, Ordering::Relaxed);
         }
         if self.depth.release(observations, bytes) == 0 {
@@ -109,19 +109,40 @@ impl Space {
         self.flow.gauge.look(self.pressure(now).0)
     }
 
-    /// Milliseconds until all is below half of its limit at the measured rates; None if there is none yet.
-    pub fn drain_ms(&self) -> Option<f64> {
+    /// Sealing of this space's rows begins: the time before does not count as sealing.
+    pub fn sealing_begins(&self, now: u64) {
+        self.flow.wants_room.store(false, Ordering::Relaxed);
+        self.flow.rates.lock().sealed.resume(now);
+        self.process_unsealed.drains(now);
+    }
+
+    /// Milliseconds until all is below half of its limit, and there is room for so much more, at the measured rates; None if there is
+    /// none yet.
+    pub fn drain_ms(&self, observations: u64, bytes: u64, process_queue: &Pool) -> Option<f64> {
         let rates = self.flow.rates.lock();
-        let (observations, bytes) = self.depth.above_half();
-        let unsealed = self.unsealed_bytes().saturating_sub(self.flow.unsealed_max / 2);
-        let mut terms = vec![(observations, rates.observations), (bytes, rates.bytes), (unsealed, rates.sealed)];
-        terms.retain(|(amount, _)| *amount > 0);
-        if terms.is_empty() {
-            // Pressed by age, or by other spaces: what waits must go first.
-            terms.push((self.depth.bytes(), rates.bytes));
+        let surplus = self.depth.surplus(observations, bytes);
+        let (unsealed, coming) = (self.unsealed_bytes(), self.depth.bytes() + bytes);
+        let max = self.flow.unsealed_max;
+        let unsealed = unsealed.saturating_sub(max / 2).max((unsealed + coming).saturating_sub(max).min(unsealed));
+        let own = [(surplus.0, rates.observations), (surplus.1, rates.bytes), (unsealed, rates.sealed)];
+        let mut times: Vec<Option<f64>> =
+            own.into_iter().filter(|(amount, _)| *amount > 0).map(|(amount, rate)| rate.drain_ms(amount)).collect();
+        times.extend(process_queue.drain_ms(bytes));
+        times.extend(self.process_unsealed.drain_ms(bytes));
+        if times.is_empty() {
+            // Pressed by age: what waits must go first.
+            times.push(rates.bytes.drain_ms(self.depth.bytes()));
         }
-        let times: Option<Vec<f64>> = terms.into_iter().map(|(amount, rate)| rate.drain_ms(amount)).collect();
-        times.map(|all| all.into_iter().fold(0.0, f64::max))
+        times.into_iter().try_fold(0.0, |most, time| time.map(|t| f64::max(most, t)))
+    }
+
+    /// Asks for sealing: an admission was refused for what is not sealed. Relaxed: the refused come again, and ask again.
+    pub fn want_room(&self) {
+        self.flow.wants_room.store(true, Ordering::Relaxed);
+    }
+
+    pub fn wants_room(&self) -> bool {
+        self.flow.wants_room.load(Ordering::Relaxed)
     }
 
     /// Observations committed a second, while there were any to commit.

@@ -52,7 +52,7 @@ pub struct Space {
     view: ArcSwap<View>,
     growing: Mutex<Watermark>,
     unsealed: AtomicU64,
-    process_unsealed: Arc<Pool>,
+    pub(super) process_unsealed: Arc<Pool>,
     fenced: AtomicBool,
     in_doubt: OnceLock<String>,
     state: Mutex<SpaceState>,
@@ -132,21 +132,33 @@ impl Space {
     // Both under `growing`.
     fn grow(&self, bytes: u64, now: u64) {
         if self.unsealed.fetch_add(bytes, Ordering::AcqRel) == 0 && bytes > 0 {
-            self.process_unsealed.enter();
-            self.flow.sealing_begins(now);
+            self.process_unsealed.enter(now);
         }
         self.process_unsealed.add(bytes);
     }
 
     fn shrink(&self, bytes: u64, now: u64) {
+        // Nothing is left to give back if the space was detached.
+        let bytes = bytes.min(self.unsealed_bytes());
         if bytes > 0 {
-            self.process_unsealed.release(bytes);
-            if self.unsealed.fetch_sub(bytes, Ordering::AcqRel) == bytes {
-                self.process_unsealed.leave();
-            }
+            self.process_unsealed.drained(now, bytes);
             self.flow.sealed(now, bytes);
+            self.give_back(bytes);
         }
         self.gate.wake();
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.process_unsealed.release(bytes);
+        if self.unsealed.fetch_sub(bytes, Ordering::AcqRel) == bytes && bytes > 0 {
+            self.process_unsealed.leave();
+        }
+    }
+
+    /// The space was dropped: what it holds goes with its last reader, and counts for nobody from now on.
+    pub fn detach(&self) {
+        let _growing = self.growing.lock();
+        self.give_back(self.unsealed_bytes());
     }
 
     /// Replaces the sealed parts, and drops the first `sealed_parts` parts of the tail, which they hold now.
@@ -259,10 +271,6 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        let unsealed = self.unsealed.load(Ordering::Acquire);
-        if unsealed > 0 {
-            self.process_unsealed.release(unsealed);
-            self.process_unsealed.leave();
-        }
+        self.give_back(self.unsealed_bytes());
     }
 }
