@@ -37,7 +37,8 @@ from engram._exceptions import (
     TooLarge,
     UnsupportedVersion,
 )
-from engram._space import Snapshot, Space
+from engram._reads import Snapshot
+from engram._space import Space
 from engram._types import Ack, BatchAck, Hit, Hits, Memory
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ OnOverload = Literal["wait", "raise"]
 Time = datetime | int | float | None
 Metadata = Mapping[str, Any]
 Where = Mapping[str, Any]
+AsOf = datetime | int | None
 
 _TIME_ABSENT = int(np.iinfo(np.int64).min)
 _TIME_LIMIT = 2**62
@@ -40,6 +41,7 @@ Arguments = tuple[
     list[dict[str, Any] | None] | None,
     NDArray[np.int64] | None,
     NDArray[np.float32] | None,
+    list[str | None] | None,
 ]
 
 
@@ -143,6 +145,29 @@ def mapping(value: Any, index: int) -> dict[str, Any] | None:
     return dict(value)
 
 
+def key_text(key: Any, index: int | None = None) -> str:
+    """Return a key; the engine knows how long it may be."""
+    if not isinstance(key, str) or not key:
+        raise InvalidArgument(f"key is {key!r}; it must be a str, not empty", field="key", index=index)
+    return key
+
+
+def one_of(**given: Any) -> None:
+    """Complain unless exactly one of the arguments was given."""
+    if sum(value is not None for value in given.values()) != 1:
+        names = ", ".join(given)
+        raise InvalidArgument(f"give exactly one of {names}", field=next(iter(given)), index=None)
+
+
+def moment(as_of: AsOf) -> tuple[str, int] | None:
+    """Return a moment as the engine takes it."""
+    if as_of is None:
+        return None
+    if isinstance(as_of, datetime):
+        return "time", micros(as_of, None, "as_of")
+    return "generation", whole("as_of", as_of, 0, 2**63 - 1)
+
+
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """Return an int within bounds."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
@@ -166,6 +191,7 @@ class Columns:
         self.metadata: list[dict[str, Any] | None] | None = None
         self.observed_at: NDArray[np.int64] | None = None
         self.confidence: NDArray[np.float32] | None = None
+        self.keys: list[str | None] | None = None
         self.refused: list[tuple[int, str]] = []
         self._atomic = atomic
 
@@ -177,6 +203,7 @@ class Columns:
         metadata: Iterable[Metadata | None] | None,
         confidence: float | Iterable[float] | None,
         observed_at: Time | Iterable[Time],
+        keys: Iterable[str | None] | None,
         atomic: bool,
     ) -> Columns:
         """Convert; the length is that of the vectors or the texts."""
@@ -196,7 +223,12 @@ class Columns:
             self.observed_at = np.array([self._time(t, i) for i, t in enumerate(observed_at)], dtype=np.int64)
         elif observed_at is not None:
             self.observed_at = np.full(self.count, micros(observed_at), dtype=np.int64)
-        columns = (self.vectors, self.texts, self.metadata, self.observed_at, self.confidence)
+        if keys is not None:
+            if isinstance(keys, str | bytes):
+                raise InvalidArgument("keys must be an iterable of str, not one str", field="keys", index=None)
+            self.keys = [self._key(key, i) for i, key in enumerate(keys)]
+            self._refuse_repeated(self.keys)
+        columns = (self.vectors, self.texts, self.metadata, self.observed_at, self.confidence, self.keys)
         if len({len(column) for column in columns if column is not None}) > 1:
             raise InvalidArgument("the columns of a batch differ in length", field="batch", index=None)
         return self
@@ -220,16 +252,35 @@ class Columns:
             self._refuse(error, index)
             return _TIME_ABSENT
 
+    def _key(self, key: str | None, index: int) -> str | None:
+        try:
+            return None if key is None else key_text(key, index)
+        except InvalidArgument as error:
+            self._refuse(error, index)
+            return None
+
+    def _refuse_repeated(self, keys: list[str | None]) -> None:
+        # The engine sees only what an atomic piece holds; of a batch that is not atomic the later one is refused here.
+        if self._atomic:
+            return
+        seen: set[str] = set()
+        for i, key in enumerate(keys):
+            if key is not None and key in seen:
+                self.refused.append((i, f"the key {key!r} comes twice in one batch"))
+            elif key is not None:
+                seen.add(key)
+
     def arguments(self, rows: NDArray[np.intp] | None = None) -> Arguments:
         """Return the columns, or those of `rows`."""
         if rows is None or len(rows) == self.count:
-            return self.vectors, self.texts, self.metadata, self.observed_at, self.confidence
+            return self.vectors, self.texts, self.metadata, self.observed_at, self.confidence, self.keys
         return (
             None if self.vectors is None else self.vectors[rows],
             None if self.texts is None else [self.texts[i] for i in rows],
             None if self.metadata is None else [self.metadata[i] for i in rows],
             None if self.observed_at is None else self.observed_at[rows],
             None if self.confidence is None else self.confidence[rows],
+            None if self.keys is None else [self.keys[i] for i in rows],
         )
 
     def pieces(self, dim: int, items_max: int, bytes_max: int) -> Iterator[NDArray[np.intp]]:
@@ -253,6 +304,7 @@ class Columns:
         text = None if self.texts is None else self.texts[i]
         item = _ITEM_OVERHEAD + (0 if self.vectors is None else dim * 4)
         item += len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else 0
+        item += 0 if self.keys is None else len((self.keys[i] or "").encode("utf-8", "surrogatepass"))
         metadata = None if self.metadata is None else self.metadata[i]
         if metadata:
             try:

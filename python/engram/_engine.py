@@ -11,7 +11,8 @@ from typing import Any
 
 from engram import _core
 from engram._convert import Durability, Metric, whole
-from engram._space import Snapshot, Space
+from engram._reads import Snapshot
+from engram._space import Space
 
 _DIM_MAX = 8192
 

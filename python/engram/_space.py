@@ -1,10 +1,9 @@
-"""What a space and a snapshot of it can do: `Space`, `Snapshot`."""
+"""What a space can do: `Space`."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from types import TracebackType
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,145 +18,25 @@ from engram._convert import (
     Where,
     condition,
     floats,
+    key_text,
     mapping,
     matrix,
     micros,
+    one_of,
     whole,
 )
 from engram._exceptions import InvalidArgument, TooLarge
-from engram._types import Ack, BatchAck, Hits, Memory
+from engram._reads import Reads, Snapshot
+from engram._types import Ack, BatchAck
 
 if TYPE_CHECKING:
     from engram import _core
     from engram._engine import Engine
 
-At = tuple[int, int] | None
-
-_PAGE = 1024
-_K_MAX = 2**63 - 1  # the engine knows its limit, and names it
+_FORGET_IDS = 1_000_000  # that one call may name
 
 
-class _Reads:
-    """What a space and a snapshot have in common."""
-
-    _core: _core.Space
-
-    def _at(self) -> At:
-        return None
-
-    def recall(self, *, vector: Vectors, k: int = 10, where: Where | None = None, exact: bool = False) -> Hits:
-        """Find the `k` nearest memories to a cue, under one snapshot.
-
-        Parameters
-        ----------
-        vector : array_like, shape (dim,)
-            Converted to float32.
-        k : int
-            1 to 16,384.
-        where : mapping, optional
-            Only memories that match: ``{"source": "letter", "pages": {"$gte": 10}}``. A name is a path into the
-            metadata (``"a.b"``) or `memory_id`, `observed_at`, `committed_at`, `confidence`; operators are ``$eq``,
-            ``$ne``, ``$gt``, ``$gte``, ``$lt``, ``$lte``, ``$in``, ``$nin``, ``$exists``; ``$and``, ``$or``, ``$not``
-            join conditions. See `docs/guide/filters.md`.
-        exact : bool
-            Score every row. So does the default today: the answers are equal.
-
-        Returns
-        -------
-        Hits
-            Nearest first; ties go to the lower id. Fewer than `k` only if fewer with a vector match.
-
-        Raises
-        ------
-        InvalidArgument
-            A wrong dimension, a component that is not finite, a zero vector under cosine, a bad `k`, a condition that
-            cannot be read.
-        Corrupted
-            Rows that would have to be looked at are damaged.
-        SnapshotExpired, NotFound, Closed
-        """
-        del exact
-        cue = matrix("vector", vector, 1)
-        generation, hits = self._core.recall(cue, whole("k", k, 1, _K_MAX), self._at(), condition(where))
-        return Hits(generation, hits)
-
-    def recall_batch(
-        self, vectors: Vectors, k: int = 10, *, where: Where | None = None, exact: bool = False
-    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """Find the `k` nearest memories to each of many cues, under one snapshot, with the GIL released.
-
-        Parameters
-        ----------
-        vectors : array_like, shape (m, dim)
-            Converted to float32.
-        k : int
-            1 to 16,384.
-        where : mapping, optional
-        exact : bool
-            As for `recall`.
-
-        Returns
-        -------
-        ids : ndarray of uint64, shape (m, k)
-            Missing: 0.
-        scores : ndarray of float32, shape (m, k)
-            Missing: -inf.
-
-        Raises
-        ------
-        InvalidArgument, Corrupted, SnapshotExpired, NotFound, Closed
-            As for `recall`; `index` is the cue's row.
-        """
-        del exact
-        cues = matrix("vectors", vectors, 2)
-        _, ids, scores = self._core.recall_batch(cues, whole("k", k, 1, _K_MAX), self._at(), condition(where))
-        return ids, scores
-
-    def get(self, memory_id: int) -> Memory | None:
-        """Return one memory, with its vector, or None if there is none of that id. Raises `Corrupted`."""
-        if not 0 <= int(memory_id) < 2**64:
-            return None
-        found = self._core.get(int(memory_id), self._at())
-        return None if found is None else Memory(found)
-
-    def list(self, *, where: Where | None = None, after: int = 0, limit: int | None = None) -> Iterator[Memory]:
-        """Iterate over memories by id.
-
-        Parameters
-        ----------
-        where : mapping, optional
-            Only memories that match, as for `recall`.
-        after : int
-            Only ids greater than this.
-        limit : int, optional
-            At most so many.
-
-        Raises
-        ------
-        Corrupted
-            When the walk comes to a damaged row; what is before it has been given out.
-        """
-        left = limit
-        checked = condition(where)
-        while left is None or left > 0:
-            page = self._core.list(after, _PAGE if left is None else min(left, _PAGE), self._at(), checked)
-            if not page:
-                return
-            for memory in page:
-                yield Memory(memory)
-            after = page[-1].memory_id
-            left = None if left is None else left - len(page)
-
-    def __len__(self) -> int:
-        """Count the memories."""
-        return self._core.count(self._at())
-
-    def __bool__(self) -> bool:
-        """Return True, even for an empty space."""
-        return True
-
-
-class Space(_Reads):
+class Space(Reads):
     """An isolated set of memories. Use `Engine.space`."""
 
     def __init__(self, core: _core.Space, engine: Engine) -> None:
@@ -192,6 +71,7 @@ class Space(_Reads):
         confidence: float = 1.0,
         metadata: Metadata | None = None,
         observed_at: Time = None,
+        key: str | None = None,
         on_overload: OnOverload = "wait",
         timeout: float | None = None,
     ) -> Ack:
@@ -209,6 +89,9 @@ class Space(_Reads):
             What JSON can say: at most 64 KiB, depth 16, finite numbers, 64-bit integers.
         observed_at : datetime, int or float, optional
             When it was observed; numbers are seconds since 1970. Naive datetimes are local time.
+        key : str, optional
+            At most 256 bytes. The memory that has this key now is superseded: it is seen by `history`, by snapshots and
+            with `as_of`, and by no other read.
         on_overload : {"wait", "raise"}
             What to do while there is no room in the queue.
         timeout : float, optional
@@ -235,6 +118,7 @@ class Space(_Reads):
             None if metadata is None else [mapping(metadata, 0)],
             None if observed_at is None else np.array([micros(observed_at, 0)], dtype=np.int64),
             None if confidence == 1.0 else floats("confidence", [confidence], 0),
+            None if key is None else [key_text(key)],
             self._timeout_ms(on_overload, timeout),
         )
         return Ack(first, first, self._core.durability)
@@ -247,6 +131,7 @@ class Space(_Reads):
         metadata: Iterable[Metadata | None] | None = None,
         confidence: float | Iterable[float] | None = None,
         observed_at: Time | Iterable[Time] = None,
+        keys: Iterable[str | None] | None = None,
         atomic: bool = True,
         on_overload: OnOverload = "wait",
         timeout: float | None = None,
@@ -261,6 +146,8 @@ class Space(_Reads):
         metadata : iterable of mapping or None, length n, optional
         confidence : float or iterable of float, length n, optional
         observed_at : one time or an iterable of times, length n, optional
+        keys : iterable of str or None, length n, optional
+            None: no key. The same key twice in one batch is an error.
         atomic : bool
             True: all or nothing, at most 16,384 observations and 8 MiB. False: invalid ones are reported in
             `rejected`, and larger input is cut into atomic pieces.
@@ -282,7 +169,7 @@ class Space(_Reads):
         Overloaded, DiskFull, Poisoned, Corrupted, NotFound, Closed
             As for `observe`. With ``atomic=False`` earlier pieces may have been stored.
         """
-        columns = Columns.of(texts, vectors, metadata, confidence, observed_at, atomic)
+        columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, atomic)
         timeout_ms = self._timeout_ms(on_overload, timeout)
         if atomic:
             first, count = self._core.observe(*columns.arguments(), timeout_ms)
@@ -309,6 +196,66 @@ class Space(_Reads):
                 stored.append(np.arange(first, first + count, dtype=np.uint64))
         ids = np.concatenate(stored)
         return BatchAck(ids, int(ids[-1]) if len(ids) else 0, self._core.durability, sorted(rejected))
+
+    def forget(
+        self,
+        memory_id: int | Iterable[int] | None = None,
+        *,
+        key: str | None = None,
+        where: Where | None = None,
+        on_overload: OnOverload = "wait",
+        timeout: float | None = None,
+    ) -> int:
+        """Forget memories: by id, by key, or all that match; returns when the forgetting is durable and visible.
+
+        It takes effect at its place in the space's history: everything committed before it is covered, nothing that
+        still waits. Snapshots taken before it, and `as_of`, still see what was forgotten.
+
+        Parameters
+        ----------
+        memory_id : int or iterable of int, optional
+            Names that are no memory, or none any more, are passed over.
+        key : str, optional
+            The memory that has the key now.
+        where : mapping, optional
+            As for `recall`; not empty. More than a million matches are forgotten in several steps.
+        on_overload : {"wait", "raise"}
+            What to do while too many forgets of the space are on their way.
+        timeout : float, optional
+            Seconds to wait for a place (default 30).
+
+        Returns
+        -------
+        int
+            How many memories were forgotten.
+
+        Raises
+        ------
+        InvalidArgument
+            None, or more than one, of the three was given; an empty or unreadable condition.
+        Overloaded, DiskFull, Poisoned, Corrupted, NotFound, Closed
+            As for `observe`.
+        """
+        one_of(memory_id=memory_id, key=key, where=where)
+        timeout_ms = self._timeout_ms(on_overload, timeout)
+        if key is not None:
+            return self._core.forget_key(key_text(key), timeout_ms)
+        if where is not None:
+            checked = condition(where)
+            if not checked:
+                text = "an empty condition would forget everything; to empty a space drop it and make it again"
+                raise InvalidArgument(text, field="where", index=None)
+            forgotten, done = 0, False
+            while not done:
+                count, done = self._core.forget_where(checked, timeout_ms)
+                forgotten += count
+            return forgotten
+        given = memory_id if isinstance(memory_id, Iterable) else [memory_id]
+        ids = sorted({whole("memory_id", one, 0, 2**64 - 1) for one in given})
+        return sum(
+            self._core.forget_ids(ids[first : first + _FORGET_IDS], timeout_ms)
+            for first in range(0, len(ids), _FORGET_IDS)
+        )
 
     def snapshot(self) -> Snapshot:
         """Pin what is visible now: repeatable reads, at most 60 s unused and 10 min in all."""
@@ -338,33 +285,3 @@ class Space(_Reads):
     def __repr__(self) -> str:
         """Show name, dim and metric."""
         return f"<engram.Space {self.name!r} dim={self.dim} metric={self.metric!r}>"
-
-
-class Snapshot(_Reads):
-    """A pinned generation of a space, with every read method. A context manager that releases it."""
-
-    def __init__(self, core: _core.Space) -> None:
-        self._core = core
-        self._pin = core.pin()
-
-    def _at(self) -> At:
-        return self._pin
-
-    @property
-    def generation(self) -> int:
-        """Everything up to this generation is visible, nothing after."""
-        return self._pin[1]
-
-    def release(self) -> None:
-        """Let it go; later reads raise `SnapshotExpired`."""
-        self._core.release(self._pin[0])
-
-    def __enter__(self) -> Snapshot:
-        """Return the snapshot."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Release."""
-        self.release()

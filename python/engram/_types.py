@@ -75,6 +75,9 @@ class Memory:
     memory_id, generation : int
     text : str or None
     metadata : dict
+    key : str or None
+    ended : int or None
+        Generation at which it was superseded or forgotten, as far as the read could see. Only `history` shows such.
     confidence : float
         As observed, in [0, 1].
     observed_at : datetime or None
@@ -109,6 +112,16 @@ class Memory:
     def metadata(self) -> dict[str, Any]:
         """A new dict at each call."""
         return self._inner.metadata
+
+    @property
+    def key(self) -> str | None:
+        """The key it was observed with."""
+        return self._inner.key
+
+    @property
+    def ended(self) -> int | None:
+        """When it was superseded or forgotten; None while it is current."""
+        return self._inner.ended
 
     @property
     def confidence(self) -> float:

@@ -17,6 +17,7 @@ only what may be there twice, or look first.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -28,10 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram import _engine
-from engram._convert import Durability, Metadata, Metric, OnOverload, Time, Vectors, Where
+from engram._convert import AsOf, Durability, Metadata, Metric, OnOverload, Time, Vectors, Where
 from engram._engine import Engine
 from engram._exceptions import Closed
-from engram._space import Snapshot, Space
+from engram._reads import Snapshot
+from engram._space import Space
 from engram._types import Ack, BatchAck, Hits, Memory
 
 __all__ = ["AsyncEngine", "AsyncSnapshot", "AsyncSpace", "open"]
@@ -160,25 +162,37 @@ class _AsyncReads:
     _reads: Space | Snapshot
     _calls: _Calls
 
-    async def recall(self, *, vector: Vectors, k: int = 10, where: Where | None = None, exact: bool = False) -> Hits:
+    async def recall(
+        self, *, vector: Vectors, k: int = 10, where: Where | None = None, as_of: AsOf = None, exact: bool = False
+    ) -> Hits:
         """Find the `k` nearest memories to a cue, under one snapshot. See `Space.recall`."""
-        return await self._calls(self._reads.recall, vector=vector, k=k, where=where, exact=exact)
+        return await self._calls(self._reads.recall, vector=vector, k=k, where=where, as_of=as_of, exact=exact)
 
     async def recall_batch(
-        self, vectors: Vectors, k: int = 10, *, where: Where | None = None, exact: bool = False
+        self,
+        vectors: Vectors,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        as_of: AsOf = None,
+        exact: bool = False,
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Find the `k` nearest memories to each of many cues, under one snapshot. See `Space.recall_batch`."""
-        return await self._calls(self._reads.recall_batch, vectors, k, where=where, exact=exact)
+        return await self._calls(self._reads.recall_batch, vectors, k, where=where, as_of=as_of, exact=exact)
 
-    async def get(self, memory_id: int) -> Memory | None:
-        """Return one memory, with its vector, or None if there is none of that id. Raises `Corrupted`."""
-        return await self._calls(self._reads.get, memory_id)
+    async def get(self, memory_id: int | None = None, *, key: str | None = None, as_of: AsOf = None) -> Memory | None:
+        """Return one memory, with its vector, by its id or its key; None if there is none. See `Space.get`."""
+        return await self._calls(self._reads.get, memory_id, key=key, as_of=as_of)
+
+    async def history(self, key: str) -> builtins.list[Memory]:
+        """Return the versions of a key, oldest first. See `Space.history`."""
+        return await self._calls(self._reads.history, key)
 
     async def list(
-        self, *, where: Where | None = None, after: int = 0, limit: int | None = None
+        self, *, where: Where | None = None, after: int = 0, limit: int | None = None, as_of: AsOf = None
     ) -> AsyncIterator[Memory]:
         """Iterate over memories by id. See `Space.list`."""
-        memories = self._reads.list(where=where, after=after, limit=limit)
+        memories = self._reads.list(where=where, after=after, limit=limit, as_of=as_of)
         while page := await self._calls(lambda: [*itertools.islice(memories, _PAGE)]):
             for memory in page:
                 yield memory
@@ -223,6 +237,7 @@ class AsyncSpace(_AsyncReads):
         confidence: float = 1.0,
         metadata: Metadata | None = None,
         observed_at: Time = None,
+        key: str | None = None,
         on_overload: OnOverload = "wait",
         timeout: float | None = None,
     ) -> Ack:
@@ -237,6 +252,7 @@ class AsyncSpace(_AsyncReads):
             confidence=confidence,
             metadata=metadata,
             observed_at=observed_at,
+            key=key,
             on_overload=on_overload,
             timeout=timeout,
         )
@@ -249,6 +265,7 @@ class AsyncSpace(_AsyncReads):
         metadata: Iterable[Metadata | None] | None = None,
         confidence: float | Iterable[float] | None = None,
         observed_at: Time | Iterable[Time] = None,
+        keys: Iterable[str | None] | None = None,
         atomic: bool = True,
         on_overload: OnOverload = "wait",
         timeout: float | None = None,
@@ -264,9 +281,27 @@ class AsyncSpace(_AsyncReads):
             metadata=metadata,
             confidence=confidence,
             observed_at=observed_at,
+            keys=keys,
             atomic=atomic,
             on_overload=on_overload,
             timeout=timeout,
+        )
+
+    async def forget(
+        self,
+        memory_id: int | Iterable[int] | None = None,
+        *,
+        key: str | None = None,
+        where: Where | None = None,
+        on_overload: OnOverload = "wait",
+        timeout: float | None = None,
+    ) -> int:
+        """Forget memories: by id, by key, or all that match. See `Space.forget`.
+
+        If the waiting task is cancelled they may still be forgotten.
+        """
+        return await self._calls(
+            self._space.forget, memory_id, key=key, where=where, on_overload=on_overload, timeout=timeout
         )
 
     async def snapshot(self) -> AsyncSnapshot:

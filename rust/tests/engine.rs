@@ -1,7 +1,7 @@
 //! The engine as its users drive it: threads, real or in-memory files.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use engram_core::engine::Engine;
+use engram_core::engine::{Engine, Reading};
 use engram_core::env::Env;
 use engram_core::records::{Columns, build_frame};
 use engram_core::types::Config;
@@ -34,7 +34,7 @@ fn observe_seal_reopen_twice() {
         let engine = Engine::open(Env::real(dir.path()).unwrap(), config(), 2).unwrap();
         engine.create_space("notes", 16, None, None, NO_PULSE).unwrap();
         let space = engine.core().space("notes").unwrap();
-        assert_eq!(engine.core().count(&space, None).unwrap(), round as u64 * 1100);
+        assert_eq!(engine.core().count(&space, Reading::default()).unwrap(), round as u64 * 1100);
         for i in 0..10 {
             assert_eq!(observe(&engine, "notes", i * 100, 100, 16), (round * 1100 + i * 100) as u64 + 1);
         }
@@ -46,9 +46,9 @@ fn observe_seal_reopen_twice() {
             observe(&engine, "notes", i, 1, 16);
         }
         let hash = engine.core().state_hash().unwrap();
-        let memory = engine.core().get(&space, 5, None).unwrap().unwrap();
+        let memory = engine.core().get(&space, 5, Reading::default()).unwrap().unwrap();
         assert_eq!(memory.text.as_deref(), Some("text 4"));
-        let (_, hits) = engine.core().recall(&space, &memory.vector.unwrap(), 3, None, None).unwrap();
+        let (_, hits) = engine.core().recall(&space, &memory.vector.unwrap(), 3, Reading::default()).unwrap();
         assert_eq!(hits[0].memory.generation.0, 5);
         engine.close().unwrap();
         let again = Engine::open(Env::real(dir.path()).unwrap(), config(), 2).unwrap();
@@ -75,8 +75,9 @@ fn many_producers_many_spaces() {
             });
         }
     });
-    let total: u64 =
-        (0..6).map(|s| engine.core().count(&engine.core().space(&format!("s{s}")).unwrap(), None).unwrap()).sum();
+    let total: u64 = (0..6)
+        .map(|s| engine.core().count(&engine.core().space(&format!("s{s}")).unwrap(), Reading::default()).unwrap())
+        .sum();
     assert_eq!(total, 8 * (0..200).map(|i| 1 + i % 5).sum::<u64>());
     engine.drop_space("s3", NO_PULSE).unwrap();
     assert!(engine.core().space("s3").is_err());

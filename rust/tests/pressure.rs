@@ -6,6 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Rig, tiny};
+use engram_core::engine::Reading;
 use engram_core::queue::{Committed, Level, Ticket};
 use engram_core::types::{Config, Durability};
 
@@ -96,7 +97,7 @@ fn levels_follow_the_depth() {
     assert!(source.tickets.iter().all(|t| t.outcome().is_some_and(|o| o.is_ok())));
     assert_eq!(
         source.tickets.len() as u64 * BATCH + 1,
-        source.rig.core.count(&source.rig.core.space("a").unwrap(), None).unwrap()
+        source.rig.core.count(&source.rig.core.space("a").unwrap(), Reading::default()).unwrap()
     );
 }
 

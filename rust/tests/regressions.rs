@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Oracle, Rig, Sim, contents, tiny};
-use engram_core::engine::Admission;
+use engram_core::engine::{Admission, Reading};
 use engram_core::env::{Files, MemoryFiles, Rule};
 use engram_core::records::{Columns, build_frame};
 use engram_core::types::{Config, Durability};
@@ -58,8 +58,8 @@ fn a_checkpoint_after_a_recovery_points_into_the_new_segment() {
     third.open().unwrap();
     let core = third.core();
     assert_eq!(core.report.damage, []);
-    assert_eq!(core.count(&core.space("large").unwrap(), None).unwrap(), 205);
-    assert_eq!(core.count(&core.space("small").unwrap(), None).unwrap(), 1);
+    assert_eq!(core.count(&core.space("large").unwrap(), Reading::default()).unwrap(), 205);
+    assert_eq!(core.count(&core.space("small").unwrap(), Reading::default()).unwrap(), 1);
 }
 
 /// Found by the crash images: a clean end followed by a checkpoint at the very end of the log was taken for clean although a run had
@@ -107,7 +107,7 @@ fn looking_costs_no_segment() {
         files = MemoryFiles::with_state(files.state(), 0, false);
         let next = Rig::over(Config { partitions: 1, ..tiny() }, files.clone());
         next.turns(100);
-        assert_eq!(next.core.count(&next.core.space("a").unwrap(), None).unwrap(), 2);
+        assert_eq!(next.core.count(&next.core.space("a").unwrap(), Reading::default()).unwrap(), 2);
         assert_eq!(segments(&files), before);
     }
 }
@@ -130,7 +130,7 @@ fn a_headless_segment_that_held_something_is_damage() {
         let core = next.core();
         assert!(!core.report.damage.is_empty(), "{what}");
         let space = core.space("a").unwrap();
-        assert!(core.count(&space, None).is_err() && space.refuses_writes().is_some(), "{what}");
+        assert!(core.count(&space, Reading::default()).is_err() && space.refuses_writes().is_some(), "{what}");
     }
 }
 
@@ -140,7 +140,7 @@ fn a_refused_checkpoint_and_an_end_of_ids_are_answers() {
     let rig = Rig::new(tiny());
     rig.create("a", Durability::Sync);
     rig.observe("a", &[1]).unwrap();
-    assert_eq!(rig.core.list(&rig.core.space("a").unwrap(), u64::MAX, 5, None, None).unwrap(), []);
+    assert_eq!(rig.core.list(&rig.core.space("a").unwrap(), u64::MAX, 5, Reading::default()).unwrap(), []);
     // A full disk: the log's segments cannot be made, and the checkpoint says so instead of waiting for them.
     rig.turns(50);
     rig.files.set_capacity(Some(rig.files.used()));
@@ -165,8 +165,11 @@ fn a_space_that_lost_everything_is_not_empty() {
     next.open().unwrap();
     let core = next.core();
     let space = core.space("a").unwrap();
-    assert!(core.list(&space, 0, 10, None, None).is_err() && core.count(&space, None).is_err());
-    assert!(core.recall(&space, &[1.0, 0.0, 0.0], 1, None, None).is_err() && core.get(&space, 2, None).is_err());
+    assert!(core.list(&space, 0, 10, Reading::default()).is_err() && core.count(&space, Reading::default()).is_err());
+    assert!(
+        core.recall(&space, &[1.0, 0.0, 0.0], 1, Reading::default()).is_err()
+            && core.get(&space, 2, Reading::default()).is_err()
+    );
 }
 
 /// Found by failing calls one by one: the sync of a drop's record failed, the space went on, acknowledged more, and the next start found
@@ -184,7 +187,7 @@ fn a_space_whose_drop_is_in_doubt_takes_no_more() {
     assert_eq!(ticket.outcome().unwrap().unwrap_err().code(), "POISONED");
     space.unfence();
     assert_eq!(rig.observe("a", &[2]).unwrap_err().code(), "POISONED");
-    assert_eq!(rig.core.count(&space, None).unwrap(), 1, "it is still read");
+    assert_eq!(rig.core.count(&space, Reading::default()).unwrap(), 1, "it is still read");
     let mut next = Sim::over(1, Config { partitions: 1, ..tiny() }, rig.files.state(), 1, Oracle::default());
     next.open().unwrap();
     assert!(next.core().space("a").is_err(), "the record was there");
@@ -247,5 +250,8 @@ fn a_long_merge_holds_up_neither_sealing_nor_segments() {
     let mut next = Sim::over(1, Config { partitions: 1, ..Config::default() }, rig.files.state(), 1, Oracle::default());
     next.open().unwrap();
     let core = next.core();
-    assert_eq!((core.count(&core.space("a").unwrap(), None).unwrap(), core.report.damage.len()), (sent, 0));
+    assert_eq!(
+        (core.count(&core.space("a").unwrap(), Reading::default()).unwrap(), core.report.damage.len()),
+        (sent, 0)
+    );
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Oracle, Rig, Sim, tiny};
-use engram_core::engine::Core;
+use engram_core::engine::{Core, Reading};
 use engram_core::env::{Action, MemoryFiles, Operation, Rule, Site};
 use engram_core::types::{Config, Durability};
 
@@ -68,11 +68,15 @@ fn modes_are_answered_in_their_time() {
     rig.core.partitions[0].port.run_one();
     rig.core.step_partition(0);
     assert_eq!(answered(), [true, true, false], "written");
-    assert_eq!(rig.core.count(&rig.core.space("s").unwrap(), None).unwrap(), 1, "not visible before it is durable");
+    assert_eq!(
+        rig.core.count(&rig.core.space("s").unwrap(), Reading::default()).unwrap(),
+        1,
+        "not visible before it is durable"
+    );
     rig.core.partitions[0].port.run_one();
     rig.core.step_partition(0);
     assert_eq!(answered(), [true, true, true], "synced");
-    assert_eq!(rig.core.count(&rig.core.space("s").unwrap(), None).unwrap(), 2);
+    assert_eq!(rig.core.count(&rig.core.space("s").unwrap(), Reading::default()).unwrap(), 2);
 }
 
 /// D4: a failed sync is final: its partition is poisoned, the others go on, reads go on, and the next start has what was acknowledged.
@@ -90,11 +94,11 @@ fn a_failed_sync_poisons_one_partition() {
     rig.faults.clear();
     assert_eq!(rig.observe("a", &[5]).unwrap_err().code(), "POISONED", "not tried again as if it had worked");
     rig.observe("b", &[6]).unwrap();
-    assert_eq!(rig.core.count(&rig.core.space("a").unwrap(), None).unwrap(), 2, "reads go on");
+    assert_eq!(rig.core.count(&rig.core.space("a").unwrap(), Reading::default()).unwrap(), 2, "reads go on");
     assert!(rig.core.stats().partitions[0].poisoned.is_some());
     let mut again = Sim::over(1, tiny(), rig.files.state(), 1, Oracle::default());
     again.open().unwrap();
-    assert!(again.core().count(&again.core().space("a").unwrap(), None).unwrap() >= 2);
+    assert!(again.core().count(&again.core().space("a").unwrap(), Reading::default()).unwrap() >= 2);
     assert!(!again.files.state().paths().iter().any(|p| p.ends_with("poisoned")), "the note is cleared");
 }
 
@@ -109,7 +113,7 @@ fn a_full_disk_refuses_and_resumes() {
     let mut accepted = 1;
     let error = (2..5_000).find_map(|uid| rig.observe("a", &[uid]).map(|_| accepted += 1).err()).unwrap();
     assert_eq!(error.code(), "DISK_FULL");
-    assert_eq!(rig.core.count(&rig.core.space("a").unwrap(), None).unwrap(), accepted);
+    assert_eq!(rig.core.count(&rig.core.space("a").unwrap(), Reading::default()).unwrap(), accepted);
     rig.files.set_capacity(None);
     rig.turns(50);
     let first = rig.observe("a", &[9_000]).unwrap().first.0;
@@ -131,7 +135,7 @@ fn maintenance_tries_again() {
     let stats = rig.core.stats();
     assert!(stats.maintenance_failures >= 2 && stats.seals > 0, "{stats:?}");
     assert_eq!(stats.maintenance_error, None);
-    assert_eq!(rig.core.count(&rig.core.space("a").unwrap(), None).unwrap(), 400);
+    assert_eq!(rig.core.count(&rig.core.space("a").unwrap(), Reading::default()).unwrap(), 400);
 }
 
 /// T5: large spaces seal into files of their own, small ones together; files merge; the log is freed; nothing changes for readers.
@@ -196,7 +200,7 @@ fn batches_become_visible_whole() {
         let (done, reads, core, space) = (&done, &reads, &rig.core, &space);
         scope.spawn(move || {
             while !done.load(std::sync::atomic::Ordering::SeqCst) {
-                assert_eq!(core.count(space, None).unwrap() % 7, 0);
+                assert_eq!(core.count(space, Reading::default()).unwrap() % 7, 0);
                 reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             }
         });

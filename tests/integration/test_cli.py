@@ -48,7 +48,7 @@ def test_ingest_recall_stats_verify_inspect(memories: Path) -> None:
     found = document(ran)
     assert [hit["id"] - 1 for hit in found["hits"]] == sample.truth[3][:5].tolist()
     assert found["hits"][0]["text"] == sample.texts[sample.truth[3][0]]
-    assert set(found["hits"][0]) == {"id", "score", "confidence", "text", "metadata", "observed_at"}
+    assert set(found["hits"][0]) == {"id", "score", "confidence", "text", "metadata", "key", "observed_at"}
 
     like = document(engram_command(memories, "recall", "--like", "17", "--space", "notes", "-k", "1", "--json"))
     assert like["hits"][0]["id"] == 17
@@ -210,3 +210,17 @@ def test_verify_finds_a_flipped_byte(memories: Path) -> None:
     assert shown.returncode == 1
     assert log.name in shown.stdout
     assert "damaged: " in shown.stdout
+
+
+def test_ingest_takes_keys(tmp_path: Path) -> None:
+    lines = tmp_path / "k.jsonl"
+    lines.write_text("".join(json.dumps({"text": f"v{n}", "key": f"k{n % 3}"}) + "\n" for n in range(7)))
+    ran = engram_command(tmp_path, "ingest", str(lines), "-s", "s", "--dim", "2", "--json")
+    assert document(ran)["stored"] == 7
+    with engram.open(tmp_path / "memories") as engine:
+        space = engine.space("s")
+        assert {memory.key: memory.text for memory in space.list()} == {"k0": "v6", "k1": "v4", "k2": "v5"}
+    lines.write_text('{"text": "x", "key": 7}\n')
+    ran = engram_command(tmp_path, "ingest", str(lines), "-s", "s", "--json")
+    assert ran.returncode == 2, ran.stderr
+    assert "key must be a string" in ran.stdout + ran.stderr

@@ -86,6 +86,16 @@ class Calls:
         ack = self._engine().space(name).observe_batch(**options)
         return ack.memory_ids.tolist(), [index for index, _ in ack.rejected]
 
+    def forget(self, name: str, memory_id: Any = None, **options: Any) -> int:
+        return self._engine().space(name).forget(memory_id, **options)
+
+    def history(self, of: str | int, key: str) -> list[tuple[int, int | None]]:
+        return [(version.memory_id, version.ended) for version in self._reads(of).history(key)]
+
+    def named(self, of: str | int, key: str) -> int | None:
+        memory = self._reads(of).get(key=key)
+        return None if memory is None else memory.memory_id
+
     def snapshot(self, name: str) -> tuple[int, int]:
         number = len(self.snapshots)
         self.snapshots[number] = self._engine().space(name).snapshot()
@@ -101,8 +111,8 @@ class Calls:
         assert [one for one in batch.tolist() if one] == ids
         return ids
 
-    def rows(self, of: str | int, after: int = 0, limit: int | None = None) -> list[tuple[Any, ...]]:
-        return [row(memory) for memory in self._reads(of).list(after=after, limit=limit)]
+    def rows(self, of: str | int, after: int = 0, limit: int | None = None, as_of: Any = None) -> list[tuple[Any, ...]]:
+        return [row(memory) for memory in self._reads(of).list(after=after, limit=limit, as_of=as_of)]
 
     def get(self, of: str | int, memory_id: int) -> tuple[Any, ...] | None:
         memory = self._reads(of).get(memory_id)
@@ -123,6 +133,7 @@ def row(memory: engram.Memory) -> tuple[Any, ...]:
         None if vector is None else vector.tolist(),
         memory.metadata,
         memory.confidence,
+        memory.key,
     )
 
 

@@ -3,9 +3,10 @@
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -34,9 +35,22 @@ INVALID = st.sampled_from(
         Observation(text="x", vector=(1, 1, 1), confidence=2),
     ]
 )
-BATCHES = st.lists(observations(DIM, vector=True), min_size=1, max_size=40) | st.lists(
-    observations(DIM, vector=False), min_size=1, max_size=40
-)
+KEYS = ("k", "ä/1", "x" * 256)
+ONE = observations(DIM, keys=st.sampled_from(KEYS))
+
+
+def batches(vector: bool) -> st.SearchStrategy[list[Observation]]:
+    """Return batches in which a key comes once."""
+    many = st.lists(observations(DIM, vector=vector, keys=st.sampled_from(KEYS)), min_size=1, max_size=40)
+
+    def once(batch: list[Observation]) -> list[Observation]:
+        first = {one.key: at for at, one in reversed([*enumerate(batch)])}
+        return [one if first[one.key] == at else replace(one, key=None) for at, one in enumerate(batch)]
+
+    return many.map(once)
+
+
+BATCHES = batches(True) | batches(False)
 
 
 @dataclass
@@ -50,7 +64,13 @@ class Held:
 
 
 def arguments(one: Observation) -> dict[str, Any]:
-    return {"text": one.text, "vector": one.vector, "metadata": dict(one.metadata), "confidence": one.confidence}
+    return {
+        "text": one.text,
+        "vector": one.vector,
+        "metadata": dict(one.metadata),
+        "confidence": one.confidence,
+        "key": one.key,
+    }
 
 
 def columns(batch: list[Observation]) -> dict[str, Any]:
@@ -59,12 +79,13 @@ def columns(batch: list[Observation]) -> dict[str, Any]:
         "vectors": None if batch[0].vector is None else [one.vector for one in batch],
         "metadata": [dict(one.metadata) for one in batch],
         "confidence": [one.confidence for one in batch],
+        "keys": [one.key for one in batch],
     }
 
 
 def rows_of(model: ModelSpace) -> list[tuple[Any, ...]]:
     return [
-        (row, one.text, None if one.vector is None else list(one.vector), one.metadata, one.confidence)
+        (row, one.text, None if one.vector is None else list(one.vector), one.metadata, one.confidence, one.key)
         for row, one in model.rows.items()
     ]
 
@@ -122,11 +143,10 @@ class EngineAgainstModel(RuleBasedStateMachine):
             assert ids == list(range(ids[0], ids[0] + len(ids)))
             model = held.model
             assert ids[0] == model.last_id + 1, (ids[0], model.last_id)
-        for one in batch:
-            held.model.observe(one)
+        held.model.observe_batch(batch)
 
     @precondition(lambda self: self.spaces)
-    @rule(data=st.data(), one=observations(DIM))
+    @rule(data=st.data(), one=ONE)
     def observe(self, data: st.DataObject, one: Observation) -> None:
         name, held = self.pick(data)
         self.stored(held, [self.child.call("observe", name, **arguments(one))], [one])
@@ -168,6 +188,24 @@ class EngineAgainstModel(RuleBasedStateMachine):
         assert rejected == [at]
         self.stored(held, ids, batch)
 
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data(), how=st.sampled_from(["id", "ids", "key", "where"]), low=st.floats(0, 1))
+    def forget(self, data: st.DataObject, how: str, low: float) -> None:
+        """K3: what lives and is meant, and nothing else."""
+        name, held = self.pick(data)
+        model = held.model
+        if how == "key":
+            key = data.draw(st.sampled_from(KEYS))
+            wanted, count = [model.named(key)], self.child.call("forget", name, key=key)
+        elif how == "where":
+            wanted = [row for row, one in model.rows.items() if np.float32(one.confidence) < np.float32(low)]
+            count = self.child.call("forget", name, where={"confidence": {"$lt": low}})
+        else:
+            ids = st.sampled_from([*model.rows, *model.past, model.last_id, model.last_id + 1, 0])
+            wanted = [data.draw(ids)] if how == "id" else data.draw(st.lists(ids, max_size=5))
+            count = self.child.call("forget", name, wanted[0] if how == "id" else wanted)
+        assert count == model.forget({row for row in wanted if row is not None})
+
     # ---- reading
 
     def check_reads(self, of: str | int, model: ModelSpace) -> None:
@@ -190,6 +228,22 @@ class EngineAgainstModel(RuleBasedStateMachine):
         assert self.child.call("count", name) == len(rows)
         wanted = data.draw(st.sampled_from([*held.model.rows, 0, after, held.model.last_id + 1]))
         assert self.child.call("get", name, wanted) == next((row for row in rows if row[0] == wanted), None)
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data(), key=st.sampled_from(KEYS))
+    def look_by_key(self, data: st.DataObject, key: str) -> None:
+        """K1: one living memory a key, and all its versions."""
+        name, held = self.pick(data)
+        assert self.child.call("named", name, key) == held.model.named(key)
+        assert self.child.call("history", name, key) == held.model.history(key)
+
+    @precondition(lambda self: self.spaces)
+    @rule(data=st.data(), part=st.floats(0, 1))
+    def look_back(self, data: st.DataObject, part: float) -> None:
+        """G5: any earlier generation, before and after reopenings."""
+        name, held = self.pick(data)
+        generation = int(held.model.last_id * part)
+        assert self.child.call("rows", name, as_of=generation) == rows_of(held.model.at(generation))
 
     @precondition(lambda self: self.spaces)
     @rule(data=st.data())
@@ -230,13 +284,16 @@ class EngineAgainstModel(RuleBasedStateMachine):
             assert self.child.call("incarnation", name) == held.incarnation
             self.check_reads(name, held.model)
 
-    @rule(data=st.data(), flying=st.none() | observations(DIM), pause_us=st.integers(0, 2_000))
-    def crash(self, data: st.DataObject, flying: Observation | None, pause_us: int) -> None:
-        """D1, D2, D11: SIGKILL, perhaps with an observation on its way."""
+    @rule(data=st.data(), flying=st.none() | st.sampled_from(KEYS) | ONE, pause_us=st.integers(0, 2_000))
+    def crash(self, data: st.DataObject, flying: str | Observation | None, pause_us: int) -> None:
+        """D1, D2, D11: SIGKILL, perhaps with an observation, or with the forgetting of a key, on its way."""
         target = None
         if flying is not None and self.spaces:
             target, _ = self.pick(data)
-            self.child.send("observe", target, **arguments(flying))
+            if isinstance(flying, str):
+                self.child.send("forget", target, key=flying)
+            else:
+                self.child.send("observe", target, **arguments(flying))
             time.sleep(pause_us / 1e6)
         self.child.kill()
         self.child = EngineChild()
@@ -244,16 +301,18 @@ class EngineAgainstModel(RuleBasedStateMachine):
         for name, held in self.spaces.items():
             self.survived(name, held, flying if name == target else None)
 
-    def survived(self, name: str, held: Held, flying: Observation | None) -> None:
+    def survived(self, name: str, held: Held, flying: str | Observation | None) -> None:
         model, rows = held.model, self.child.call("rows", name)
-        acknowledged = len(model.rows)
-        if flying is not None and len(rows) == acknowledged + 1:
+        acknowledged = rows_of(model)
+        if isinstance(flying, Observation) and rows and rows[-1][0] == model.last_id + 1:
             model.observe(flying)
+        elif isinstance(flying, str) and (named := model.named(flying)) not in (None, *(row[0] for row in rows)):
+            model.forget([named] if named is not None else [])
         incarnation = self.child.call("incarnation", name)
         if held.durability == "memory":
-            if len(rows) < acknowledged:
+            if rows not in (acknowledged, rows_of(model)):
                 assert incarnation != held.incarnation
-            model.keep_prefix([row[0] for row in rows])
+            model.rewind([row[0] for row in rows])
             if incarnation != held.incarnation:
                 model.skip_to(self.burnt(name, model))
         else:

@@ -17,10 +17,11 @@ UnsupportedVersion aio inspect open verify
 """
 
 READS = {
-    "recall": "self, *, vector, k=10, where=None, exact=False",
-    "recall_batch": "self, vectors, k=10, *, where=None, exact=False",
-    "get": "self, memory_id",
-    "list": "self, *, where=None, after=0, limit=None",
+    "recall": "self, *, vector, k=10, where=None, as_of=None, exact=False",
+    "recall_batch": "self, vectors, k=10, *, where=None, as_of=None, exact=False",
+    "get": "self, memory_id=None, *, key=None, as_of=None",
+    "history": "self, key",
+    "list": "self, *, where=None, after=0, limit=None, as_of=None",
 }
 METHODS: dict[type, dict[str, str]] = {
     engram.Engine: {
@@ -33,8 +34,9 @@ METHODS: dict[type, dict[str, str]] = {
     },
     engram.Space: {
         **READS,
-        "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, on_overload='wait', timeout=None",  # noqa: E501
-        "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
+        "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, key=None, on_overload='wait', timeout=None",  # noqa: E501
+        "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
+        "forget": "self, memory_id=None, *, key=None, where=None, on_overload='wait', timeout=None",
         "snapshot": "self",
         "stats": "self",
     },

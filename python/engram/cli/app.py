@@ -69,9 +69,9 @@ def ingest(
 ) -> None:
     """Store observations from a file.
 
-    A JSON line is {"text", "vector", "metadata", "observed_at", "confidence"}, a text or a vector at least; an "id" is
-    accepted and not stored. observed_at is seconds since 1970 or ISO 8601. A bad line ends the command; what stands
-    before it is stored.
+    A JSON line is {"text", "vector", "metadata", "observed_at", "confidence", "key"}, a text or a vector at least; an
+    "id" is accepted and not stored. observed_at is seconds since 1970 or ISO 8601. A bad line ends the command; what
+    stands before it is stored.
     """
     begun = time.monotonic()
     source_rows, total = rows(source, texts)
@@ -151,6 +151,7 @@ def recall(
                 "confidence": hit.confidence,
                 "text": hit.text,
                 "metadata": hit.metadata,
+                "key": hit.key,
                 "observed_at": hit.observed_at,
             }
             for hit in hits

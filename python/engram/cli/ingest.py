@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
 import numpy as np
@@ -53,7 +53,8 @@ class Ingest:
             dim = next((len(row.vector) for row in rows if row.vector is not None), None)
             self._space = self._open_space(dim)
         for _, alike in groupby(rows, key=lambda row: None if row.vector is None else len(row.vector)):
-            self._store([*alike])
+            for piece in _without_repeated_keys(alike):
+                self._store(piece)
 
     def _store(self, rows: list[Row]) -> None:
         space = self._space
@@ -66,6 +67,7 @@ class Ingest:
                 metadata=[row.metadata for row in rows],
                 observed_at=[row.observed_at for row in rows],
                 confidence=[row.confidence for row in rows],
+                keys=[row.key for row in rows],
             )
         except engram.InvalidArgument as error:
             if error.index is None and len(rows) == 1:
@@ -81,3 +83,17 @@ class Ingest:
         self.first_id = self.first_id or int(ack.memory_ids[0])
         self.last_id = int(ack.memory_ids[-1])
         self._progress(len(rows))
+
+
+def _without_repeated_keys(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Cut where a key comes again: of one batch only one memory could have it."""
+    piece: list[Row] = []
+    seen: set[str] = set()
+    for row in rows:
+        if row.key is not None and row.key in seen:
+            yield piece
+            piece, seen = [], set()
+        piece.append(row)
+        if row.key is not None:
+            seen.add(row.key)
+    yield piece

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from engram.cli.output import BadInput
 
-_KEYS = {"text", "vector", "metadata", "observed_at", "confidence", "id"}
+_KEYS = {"text", "vector", "metadata", "observed_at", "confidence", "key", "id"}
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class Row:
     metadata: dict[str, Any] | None = None
     observed_at: datetime | float | None = None
     confidence: float = 1.0
+    key: str | None = None
 
     @property
     def where(self) -> str:
@@ -131,7 +132,10 @@ def _row(place: tuple[str, int], line: bytes) -> Row:
     confidence = value.get("confidence", 1.0)
     if isinstance(confidence, bool) or not isinstance(confidence, int | float):
         raise bad_row(place, "confidence must be a number")
-    return Row(place, text, vector, metadata, _time(place, value.get("observed_at")), confidence)
+    key = value.get("key")
+    if key is not None and (not isinstance(key, str) or not key):
+        raise bad_row(place, "key must be a string that is not empty")
+    return Row(place, text, vector, metadata, _time(place, value.get("observed_at")), confidence, key)
 
 
 def _vector(place: tuple[str, int], value: Any) -> NDArray[np.float64]:

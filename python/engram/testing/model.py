@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ class Observation:
     vector: tuple[float, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     confidence: float = 1.0
+    key: str | None = None
 
 
 class ModelSpace:
@@ -39,7 +40,9 @@ class ModelSpace:
     Attributes
     ----------
     rows : dict of int to Observation
-        By id, in order.
+        The living, by id, in order.
+    past : dict of int to (Observation, int)
+        What was superseded or forgotten, and at which generation.
     """
 
     def __init__(self, dim: int, metric: str = "cosine", last_id: int = 0) -> None:
@@ -47,6 +50,8 @@ class ModelSpace:
         self.metric = metric
         self.last_id = last_id
         self.rows: dict[int, Observation] = {}
+        self.past: dict[int, tuple[Observation, int]] = {}
+        self._inside: set[int] = set()
 
     def accepts(self, observation: Observation) -> bool:
         """Whether the observation is valid here."""
@@ -62,8 +67,38 @@ class ModelSpace:
     def observe(self, observation: Observation) -> int:
         """Store one; returns its id."""
         self.last_id += 1
+        if observation.key is not None:
+            self._end([row for row, one in self.rows.items() if one.key == observation.key], self.last_id)
         self.rows[self.last_id] = observation
         return self.last_id
+
+    def observe_batch(self, batch: Sequence[Observation]) -> list[int]:
+        """Store an atomic batch; returns the ids."""
+        ids = [self.observe(observation) for observation in batch]
+        self._inside.update(ids[:-1])
+        return ids
+
+    def forget(self, ids: Iterable[int]) -> int:
+        """Forget those of `ids` that live; returns how many. Takes a generation if there were any."""
+        found = [row for row in ids if row in self.rows]
+        if found:
+            self.last_id += 1
+            self._end(found, self.last_id)
+        return len(found)
+
+    def _end(self, ids: Sequence[int], generation: int) -> None:
+        for row in ids:
+            self.past[row] = (self.rows.pop(row), generation)
+
+    def named(self, key: str) -> int | None:
+        """Return the id of the memory that has the key."""
+        return next((row for row, one in self.rows.items() if one.key == key), None)
+
+    def history(self, key: str) -> list[tuple[int, int | None]]:
+        """Return id and end of each version of a key, oldest first."""
+        ended: list[tuple[int, int | None]] = [(row, end) for row, (one, end) in self.past.items() if one.key == key]
+        living: list[tuple[int, int | None]] = [(row, None) for row, one in self.rows.items() if one.key == key]
+        return sorted(ended + living)
 
     def skip_to(self, last_id: int) -> None:
         """Let ids go on after `last_id`, which is not below the last one."""
@@ -71,16 +106,29 @@ class ModelSpace:
             raise AssertionError(f"ids went back: {last_id} after {self.last_id}")
         self.last_id = last_id
 
-    def keep_prefix(self, ids: Sequence[int]) -> None:
-        """Forget all but the first rows, which are those of `ids`."""
-        if list(self.rows)[: len(ids)] != list(ids):
-            raise AssertionError(f"{list(ids)} is no prefix of {list(self.rows)}")
-        self.rows = {row: self.rows[row] for row in ids}
+    def rewind(self, ids: Sequence[int]) -> None:
+        """Go back to the last moment when exactly `ids` lived."""
+        changes = {0, self.last_id, *self.rows, *self.past, *(end for _, end in self.past.values())}
+        for generation in sorted(changes, reverse=True):
+            then = self.at(generation)
+            if list(then.rows) == list(ids):
+                self.rows, self.past = then.rows, then.past
+                return
+        raise AssertionError(f"{list(ids)} never lived together")
 
     def at(self, generation: int) -> ModelSpace:
-        """Return the space as it was at a generation."""
+        """Return the space as it was at a generation; inside a batch, before the batch."""
+        while generation in self._inside:
+            generation -= 1
         seen = ModelSpace(self.dim, self.metric, generation)
-        seen.rows = {row: observation for row, observation in self.rows.items() if row <= generation}
+        seen._inside = self._inside
+        known = {**self.rows, **{row: one for row, (one, _) in self.past.items()}}
+        for row in sorted(known):
+            end = self.past[row][1] if row in self.past else None
+            if row <= generation and end is not None and end <= generation:
+                seen.past[row] = (known[row], end)
+            elif row <= generation:
+                seen.rows[row] = known[row]
         return seen
 
     def scores(self, cue: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:

@@ -67,12 +67,15 @@ def vectors(dim: int) -> st.SearchStrategy[tuple[float, ...]]:
     return st.tuples(*[component] * dim).filter(any)
 
 
-def observations(dim: int, *, vector: bool | None = None) -> st.SearchStrategy[Observation]:
-    """Return valid observations; with `vector` all or none of them have one."""
+def observations(
+    dim: int, *, vector: bool | None = None, keys: st.SearchStrategy[str] | None = None
+) -> st.SearchStrategy[Observation]:
+    """Return valid observations; with `vector` all or none of them have one, with `keys` some have a key."""
     given = vectors(dim)
     given_or_not: st.SearchStrategy[tuple[float, ...] | None] = st.none() if vector is False else given
     if vector is None:
         given_or_not = st.none() | given
     confidence = st.just(1.0) | st.floats(0, 1, width=32)
-    made = st.builds(Observation, st.none() | _TEXT, given_or_not, st.just({}) | metadata(), confidence)
+    key: st.SearchStrategy[str | None] = st.none() if keys is None else st.none() | keys
+    made = st.builds(Observation, st.none() | _TEXT, given_or_not, st.just({}) | metadata(), confidence, key)
     return made.filter(lambda one: one.text is not None or one.vector is not None)

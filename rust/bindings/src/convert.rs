@@ -110,7 +110,7 @@ pub(crate) fn metadata_out<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound
 }
 
 /// Strings (or None), as owned text.
-pub(crate) fn texts_in(list: &Bound<'_, PyList>) -> PyResult<Vec<Option<String>>> {
+pub(crate) fn texts_in(list: &Bound<'_, PyList>, field: &'static str) -> PyResult<Vec<Option<String>>> {
     let mut out = Vec::with_capacity(list.len());
     for (i, item) in list.iter().enumerate() {
         if item.is_none() {
@@ -118,8 +118,8 @@ pub(crate) fn texts_in(list: &Bound<'_, PyList>) -> PyResult<Vec<Option<String>>
             continue;
         }
         let string =
-            item.cast::<PyString>().map_err(|_| invalid("text", Some(i), "a text must be a str or None".to_owned()))?;
-        out.push(Some(text(string, "text", Some(i))?));
+            item.cast::<PyString>().map_err(|_| invalid(field, Some(i), format!("a {field} must be a str or None")))?;
+        out.push(Some(text(string, field, Some(i))?));
     }
     Ok(out)
 }

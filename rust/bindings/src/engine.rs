@@ -11,7 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::errors::{OrRaise, to_py};
-use crate::space::{Signals, Space};
+use crate::signals::Signals;
+use crate::space::Space;
 use crate::stats::engine_stats;
 
 /// One engine, and the process it belongs to.

@@ -7,6 +7,7 @@ mod convert;
 mod engine;
 mod errors;
 mod memory;
+mod signals;
 mod space;
 mod stats;
 

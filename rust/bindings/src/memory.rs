@@ -55,6 +55,16 @@ impl Memory {
     }
 
     #[getter]
+    fn key(&self) -> Option<&str> {
+        self.inner.key.as_deref()
+    }
+
+    #[getter]
+    fn ended(&self) -> Option<u64> {
+        self.inner.ended.map(|g| g.0)
+    }
+
+    #[getter]
     fn committed_at(&self) -> i64 {
         self.inner.committed_at
     }

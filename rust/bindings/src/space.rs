@@ -1,14 +1,12 @@
 //! One space's calls.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use engram_core::engine;
+use engram_core::engine::{AsOf, Core, Reading};
 use engram_core::error::Error;
-use engram_core::queue::{Committed, Ticket};
 use engram_core::records::{Columns, build_frame};
-use engram_core::store;
-use engram_core::types::Generation;
+use engram_core::store::{self, Wanted};
+use engram_core::types::{FORGET_IDS_MAX, Generation};
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
@@ -16,39 +14,13 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::convert::{filter_in, metadata_in, texts_in};
 use crate::engine::Shared;
-use crate::errors::{OrRaise, invalid, to_py};
+use crate::errors::{OrRaise, invalid};
 use crate::memory::Memory;
+use crate::signals::{Signals, now};
 use crate::stats::space_stats;
 
-/// After a signal an admitted observation is waited for this long (P8).
-const SIGNAL_WAIT: Duration = Duration::from_secs(1);
-const SLICE: Duration = Duration::from_millis(20);
-
-/// Looks for signals while the engine waits; keeps the exception the handler raised.
-#[derive(Default)]
-pub(crate) struct Signals(Mutex<Option<PyErr>>);
-
-impl Signals {
-    fn swap(&self, raised: Option<PyErr>) -> Option<PyErr> {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), raised)
-    }
-
-    pub(crate) fn look(&self) -> Result<(), Error> {
-        match Python::attach(|py| py.check_signals()) {
-            Ok(()) => Ok(()),
-            Err(raised) => {
-                self.swap(Some(raised));
-                Err(Error::Interrupted)
-            }
-        }
-    }
-
-    pub(crate) fn raise<T>(&self, result: Result<T, Error>) -> PyResult<T> {
-        result.map_err(|e| match (&e, self.swap(None)) {
-            (Error::Interrupted, Some(raised)) => raised,
-            _ => to_py(&e),
-        })
-    }
+fn borrow(texts: &[Option<String>]) -> Vec<Option<&str>> {
+    texts.iter().map(Option::as_deref).collect()
 }
 
 type Snap = Option<(u64, u64)>;
@@ -63,30 +35,43 @@ pub(crate) struct Space {
     pub(crate) inner: Arc<store::Space>,
 }
 
-impl Space {
-    fn wait(&self, ticket: &Ticket<Committed>, signals: &Signals) -> Result<Committed, Error> {
-        let mut interrupted: Option<Instant> = None;
-        loop {
-            if let Some(outcome) = ticket.wait(SLICE) {
-                let outcome = outcome?;
-                return if interrupted.is_some() { Err(Error::Interrupted) } else { Ok(outcome) };
-            }
-            match interrupted {
-                None if signals.look().is_err() => interrupted = Some(now()),
-                Some(since) if since.elapsed() > SIGNAL_WAIT => {
-                    // The outcome stays unknown: not the handler's exception, but ours.
-                    signals.swap(None);
-                    return Err(Error::Interrupted);
-                }
-                _ => {}
-            }
-        }
-    }
-}
+/// Snapshot id and generation; generation or time; condition: what a read looks at, as Python says it.
+#[derive(FromPyObject)]
+struct Where<'py>(Snap, Option<(String, i64)>, Option<Bound<'py, PyDict>>);
 
-#[allow(clippy::disallowed_methods, reason = "a signal's grace period; the engine's own time comes from its clock")]
-fn now() -> Instant {
-    Instant::now()
+impl Space {
+    /// Runs a read with the GIL released; a signal ends it.
+    fn read<T: Send>(
+        &self,
+        py: Python<'_>,
+        at: &Where<'_>,
+        run: impl Fn(&Core, Reading<'_>) -> Result<T, Error> + Sync,
+    ) -> PyResult<T> {
+        let engine = self.shared.engine()?;
+        let filter = filter_in(at.2.as_ref())?;
+        let as_of = at.1.as_ref().map(|(kind, value)| match kind.as_str() {
+            "time" => AsOf::Time(*value),
+            _ => AsOf::Generation(Generation(value.cast_unsigned())),
+        });
+        let snapshot = snapshot(at.0);
+        let signals = Signals::default();
+        let outcome = py.detach(|| {
+            let last = std::cell::Cell::new(now());
+            let pulse = || signals.pulse(&last);
+            run(engine.core(), Reading { snapshot, as_of, filter: filter.as_ref(), pulse: &pulse })
+        });
+        signals.raise(outcome)
+    }
+
+    fn forget(&self, py: Python<'_>, wanted: Wanted, timeout_ms: u64) -> PyResult<u32> {
+        let engine = self.shared.engine()?;
+        let signals = Signals::default();
+        let outcome = py.detach(|| {
+            let ticket = engine.submit_forget(&self.inner, wanted, timeout_ms, &|| signals.look())?;
+            signals.wait(&ticket)
+        });
+        Ok(signals.raise(outcome)?.count)
+    }
 }
 
 #[pymethods]
@@ -112,7 +97,7 @@ impl Space {
     }
 
     /// Returns the first generation and how many were given.
-    #[pyo3(signature = (vectors, texts, metadata, observed_at, confidence, timeout_ms))]
+    #[pyo3(signature = (vectors, texts, metadata, observed_at, confidence, keys, timeout_ms))]
     #[allow(clippy::too_many_arguments, reason = "the columns of a frame")]
     fn observe(
         &self,
@@ -122,11 +107,14 @@ impl Space {
         metadata: Option<Bound<'_, PyList>>,
         observed_at: Option<PyReadonlyArray1<'_, i64>>,
         confidence: Option<PyReadonlyArray1<'_, f32>>,
+        keys: Option<Bound<'_, PyList>>,
         timeout_ms: u64,
     ) -> PyResult<(u64, u32)> {
         let engine = self.shared.engine()?;
-        let texts = texts.as_ref().map(texts_in).transpose()?;
-        let borrowed: Option<Vec<Option<&str>>> = texts.as_ref().map(|t| t.iter().map(|t| t.as_deref()).collect());
+        let texts = texts.as_ref().map(|t| texts_in(t, "text")).transpose()?;
+        let borrowed = texts.as_deref().map(borrow);
+        let keys = keys.as_ref().map(|k| texts_in(k, "key")).transpose()?;
+        let borrowed_keys = keys.as_deref().map(borrow);
         let depth = engine.core().config.metadata_depth_max;
         let metadata = metadata.as_ref().map(|m| metadata_in(m, depth)).transpose()?;
         let dim = self.inner.options.dim as usize;
@@ -148,6 +136,7 @@ impl Space {
             metadata.as_ref().map(Vec::len),
             observed_at.as_ref().map(|o| o.as_array().len()),
             confidence.as_ref().map(|c| c.as_array().len()),
+            keys.as_ref().map(Vec::len),
         ];
         let count = lengths.iter().flatten().copied().next().unwrap_or(0);
         if lengths.iter().flatten().any(|n| *n != count) {
@@ -164,55 +153,47 @@ impl Space {
             metadata: metadata.as_deref(),
             observed_at: observed_at.as_ref().map(|o| o.as_slice()).transpose()?,
             confidence: confidence.as_ref().map(|c| c.as_slice()).transpose()?,
+            keys: borrowed_keys.as_deref(),
         };
         let frame = build_frame(&columns);
         let signals = Signals::default();
         let committed = py.detach(|| {
             let prepared = engine.core().prepare(&self.inner, frame)?;
             let ticket = engine.submit(&self.inner, prepared, timeout_ms, &|| signals.look())?;
-            self.wait(&ticket, &signals)
+            signals.wait(&ticket)
         });
         let committed = signals.raise(committed)?;
         Ok((committed.first.0, committed.count))
     }
 
-    #[pyo3(signature = (vector, k, at, condition))]
+    #[pyo3(signature = (vector, k, at))]
     fn recall(
         &self,
         py: Python<'_>,
         vector: PyReadonlyArray1<'_, f32>,
         k: usize,
-        at: Snap,
-        condition: Option<Bound<'_, PyDict>>,
+        at: Where<'_>,
     ) -> PyResult<(u64, Vec<Memory>)> {
-        let engine = self.shared.engine()?;
         let query = vector.as_slice()?.to_vec();
-        let filter = filter_in(condition.as_ref())?;
-        let (generation, hits) =
-            py.detach(|| engine.core().recall(&self.inner, &query, k, snapshot(at), filter.as_ref())).or_raise()?;
+        let (generation, hits) = self.read(py, &at, |core, reading| core.recall(&self.inner, &query, k, reading))?;
         Ok((generation.0, hits.into_iter().map(Memory::hit).collect()))
     }
 
-    #[pyo3(signature = (vectors, k, at, condition))]
+    #[pyo3(signature = (vectors, k, at))]
     fn recall_batch<'py>(
         &self,
         py: Python<'py>,
         vectors: PyReadonlyArray2<'py, f32>,
         k: usize,
-        at: Snap,
-        condition: Option<Bound<'_, PyDict>>,
+        at: Where<'_>,
     ) -> PyResult<(u64, Bound<'py, PyArray2<u64>>, Bound<'py, PyArray2<f32>>)> {
-        let engine = self.shared.engine()?;
         let (rows, dim) = (vectors.as_array().nrows(), vectors.as_array().ncols());
         if dim != self.inner.options.dim as usize {
             let message = format!("the vectors have {dim} dimensions, the space has {}", self.inner.options.dim);
             return Err(invalid("vectors", None, message));
         }
         let queries = vectors.as_slice()?.to_vec();
-        let filter = filter_in(condition.as_ref())?;
-        let found: engine::Neighbours = py
-            .detach(|| engine.core().recall_batch(&self.inner, &queries, k, snapshot(at), filter.as_ref()))
-            .or_raise()?;
+        let found = self.read(py, &at, |core, reading| core.recall_batch(&self.inner, &queries, k, reading))?;
         let shaped = |e: numpy::ndarray::ShapeError| invalid("vectors", None, e.to_string());
         let ids = Array2::from_shape_vec((rows, k), found.ids).map_err(shaped)?;
         let scores = Array2::from_shape_vec((rows, k), found.scores).map_err(shaped)?;
@@ -220,32 +201,54 @@ impl Space {
     }
 
     #[pyo3(signature = (memory_id, at))]
-    fn get(&self, py: Python<'_>, memory_id: u64, at: Snap) -> PyResult<Option<Memory>> {
-        let engine = self.shared.engine()?;
-        let found = py.detach(|| engine.core().get(&self.inner, memory_id, snapshot(at))).or_raise()?;
+    fn get(&self, py: Python<'_>, memory_id: u64, at: Where<'_>) -> PyResult<Option<Memory>> {
+        let found = self.read(py, &at, |core, reading| core.get(&self.inner, memory_id, reading))?;
         Ok(found.map(Memory::plain))
     }
 
-    #[pyo3(signature = (after, limit, at, condition))]
-    fn list(
-        &self,
-        py: Python<'_>,
-        after: u64,
-        limit: usize,
-        at: Snap,
-        condition: Option<Bound<'_, PyDict>>,
-    ) -> PyResult<Vec<Memory>> {
-        let engine = self.shared.engine()?;
-        let filter = filter_in(condition.as_ref())?;
-        let found =
-            py.detach(|| engine.core().list(&self.inner, after, limit, snapshot(at), filter.as_ref())).or_raise()?;
+    #[pyo3(signature = (key, at))]
+    fn get_key(&self, py: Python<'_>, key: &str, at: Where<'_>) -> PyResult<Option<Memory>> {
+        Ok(self.read(py, &at, |core, reading| core.get_key(&self.inner, key, reading))?.map(Memory::plain))
+    }
+
+    #[pyo3(signature = (key, at))]
+    fn history(&self, py: Python<'_>, key: &str, at: Where<'_>) -> PyResult<Vec<Memory>> {
+        let versions = self.read(py, &at, |core, reading| core.history(&self.inner, key, reading))?;
+        Ok(versions.into_iter().map(Memory::plain).collect())
+    }
+
+    #[pyo3(signature = (after, limit, at))]
+    fn list(&self, py: Python<'_>, after: u64, limit: usize, at: Where<'_>) -> PyResult<Vec<Memory>> {
+        let found = self.read(py, &at, |core, reading| core.list(&self.inner, after, limit, reading))?;
         Ok(found.into_iter().map(Memory::plain).collect())
     }
 
     #[pyo3(signature = (at))]
-    fn count(&self, py: Python<'_>, at: Snap) -> PyResult<u64> {
-        let engine = self.shared.engine()?;
-        py.detach(|| engine.core().count(&self.inner, snapshot(at))).or_raise()
+    fn count(&self, py: Python<'_>, at: Where<'_>) -> PyResult<u64> {
+        self.read(py, &at, |core, reading| core.count(&self.inner, reading))
+    }
+
+    /// How many of these died.
+    #[pyo3(signature = (ids, timeout_ms))]
+    fn forget_ids(&self, py: Python<'_>, ids: Vec<u64>, timeout_ms: u64) -> PyResult<u32> {
+        self.forget(py, Wanted::Ids(ids.into_iter().map(Generation).collect()), timeout_ms)
+    }
+
+    #[pyo3(signature = (key, timeout_ms))]
+    fn forget_key(&self, py: Python<'_>, key: String, timeout_ms: u64) -> PyResult<u32> {
+        self.forget(py, Wanted::Key(key), timeout_ms)
+    }
+
+    /// How many died, and whether that was all: one call names a limited number.
+    #[pyo3(signature = (condition, timeout_ms))]
+    fn forget_where(&self, py: Python<'_>, condition: Bound<'_, PyDict>, timeout_ms: u64) -> PyResult<(u32, bool)> {
+        let at = Where(None, None, Some(condition));
+        let (wanted, whole) = self.read(py, &at, |core, reading| {
+            let filter = reading.filter.ok_or_else(|| Error::Closed { what: "the condition".to_owned() })?;
+            core.matching(&self.inner, filter, reading.pulse)
+        })?;
+        let count = self.forget(py, wanted, timeout_ms)?;
+        Ok((count, whole && u64::from(count) < FORGET_IDS_MAX))
     }
 
     /// A snapshot's id and generation.

@@ -1,16 +1,19 @@
-//! What callers use: observe, recall, get, list, snapshots, spaces. No call here waits; waiting is in `workers`.
+//! What callers use to write: observe and forget, as far as a place in a lane. No call here waits; waiting is in `workers`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::core::Core;
+use super::core::{Core, Partition};
+use super::reads::Reading;
+use super::workers::Pulse;
 use crate::error::Error;
-use crate::index::{Cue, TopK};
 use crate::queue::{Committed, Level, Reply, Ticket, retry_after_ms};
-use crate::records::{Checked, Filter, Row, check_frame, check_query};
-use crate::store::{Batch, Snapshot, Space, View};
+use crate::records::{Checked, Filter, check_frame};
+use crate::store::{Batch, Control, Space, Wanted};
 use crate::types::{DIM_MAX, Generation, check_space_name};
 
+/// A forget's condition is asked again by the writer for about so many rows at most.
+const RECHECK_ROWS: u64 = 4_096;
 const PROCESS_QUEUE: &str = "the process's queues are full";
 
 /// A checked frame that may be admitted.
@@ -24,48 +27,6 @@ pub enum Admission {
     Admitted(Arc<Ticket<Committed>>),
     /// No permit now; try again when there is room.
     Full(Box<Prepared>, &'static str),
-}
-
-/// A memory, copied out.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Memory {
-    pub generation: Generation,
-    pub committed_at: i64,
-    pub observed_at: Option<i64>,
-    pub confidence: f32,
-    pub text: Option<String>,
-    /// Canonical binary; empty if there is none.
-    pub metadata: Vec<u8>,
-    pub vector: Option<Vec<f32>>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Found {
-    pub score: f32,
-    pub memory: Memory,
-}
-
-/// Names and scores only, row by row, `k` each; missing: 0 and -inf.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Neighbours {
-    pub generation: Generation,
-    pub ids: Vec<u64>,
-    pub scores: Vec<f32>,
-}
-
-impl Memory {
-    fn of(row: &Row<'_>, with_vector: bool) -> Self {
-        let floats = |b: &[u8]| b.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        Self {
-            generation: row.generation,
-            committed_at: row.committed_at,
-            observed_at: row.observed_at,
-            confidence: row.confidence,
-            text: row.text.map(str::to_owned),
-            metadata: row.metadata.to_vec(),
-            vector: row.vector.filter(|_| with_vector).map(floats),
-        }
-    }
 }
 
 impl Core {
@@ -95,16 +56,19 @@ impl Core {
         Ok(Box::new(Prepared { frame, checked }))
     }
 
-    /// Takes a permit and pushes, or does neither (O2, P1).
-    pub fn admit(&self, space: &Arc<Space>, prepared: Box<Prepared>) -> Result<Admission, Error> {
+    /// Whether the space takes changes at all; its partition.
+    fn writable(&self, space: &Space) -> Result<&Partition, Error> {
         self.check_open()?;
         let partition = &self.partitions[space.options.partition.0 as usize];
         if let Some(cause) = partition.poisoned.get() {
             return Err(Error::Poisoned { cause: cause.clone() });
         }
-        if let Some(error) = space.refuses_writes() {
-            return Err(error);
-        }
+        space.refuses_writes().map_or(Ok(partition), Err)
+    }
+
+    /// Takes a permit and pushes, or does neither (O2, P1).
+    pub fn admit(&self, space: &Arc<Space>, prepared: Box<Prepared>) -> Result<Admission, Error> {
+        let partition = self.writable(space)?;
         let (count, bytes) = (prepared.checked.hashes.len() as u64, prepared.frame.len() as u64);
         let now = self.now();
         if let Some(reason) = self.pressed(space, bytes, now) {
@@ -160,132 +124,55 @@ impl Core {
         Error::Overloaded { retry_after_ms, level: level.name(), reason: reason.to_owned() }
     }
 
-    fn readable(&self, space: &Space) -> Result<(), Error> {
-        self.check_open()?;
-        if space.is_fenced() {
-            return Err(Error::NotFound { what: format!("space {:?} (dropped)", space.options.name) });
-        }
-        Ok(())
+    pub(super) fn too_many_forgets(&self, space: &Space) -> Error {
+        let (level, reason) =
+            (space.level(self.now()).name(), "too many forgets of this space are on their way".to_owned());
+        Error::Overloaded { retry_after_ms: retry_after_ms(Some(0.0), self.env.random.next_u64()), level, reason }
     }
 
-    /// The view to read, and up to which generation (G3).
-    fn view_at(&self, space: &Space, at: Option<Snapshot>) -> Result<(Arc<View>, Generation), Error> {
-        self.readable(space)?;
-        let upto = at.map(|s| space.pins.touch(s, self.now(), &self.config)).transpose()?;
-        let view = space.view();
-        let upto = upto.unwrap_or_else(|| view.watermark());
-        Ok((view, upto))
-    }
-
-    pub fn pin(&self, space: &Space) -> Result<Snapshot, Error> {
-        self.readable(space)?;
-        Ok(space.pins.pin(space.watermark(), self.now(), &self.config))
-    }
-
-    pub fn get(&self, space: &Space, id: u64, at: Option<Snapshot>) -> Result<Option<Memory>, Error> {
-        let (view, upto) = self.view_at(space, at)?;
-        let row = view.get(Generation(id), upto).inspect_err(|e| space.note_damage(e))?;
-        Ok(row.map(|row| Memory::of(&row, true)))
-    }
-
-    /// Up to `limit` memories with ids greater than `after`, by id.
-    pub fn list(
-        &self,
-        space: &Space,
-        after: u64,
-        limit: usize,
-        at: Option<Snapshot>,
-        filter: Option<&Filter>,
-    ) -> Result<Vec<Memory>, Error> {
-        let (view, upto) = self.view_at(space, at)?;
-        let mut found = Vec::new();
-        let listed = view.list(Generation(after), upto, filter, |row| {
-            if found.len() < limit {
-                found.push(Memory::of(&row, true));
+    /// Which memories match now, for a forget: at most as many as one record names, and whether these are all.
+    pub fn matching(&self, space: &Space, filter: &Filter, pulse: Pulse<'_>) -> Result<(Wanted, bool), Error> {
+        let reading = Reading { filter: Some(filter), pulse, ..Reading::default() };
+        let (mut found, mut since) = (Vec::new(), Generation(0));
+        // Again for what came meanwhile: the writer must not have much left to look at.
+        for _ in 0..4 {
+            let (whole, upto) = self.ids(space, since, reading, &mut found)?;
+            if !whole {
+                return Ok((Wanted::Ids(found), false));
             }
-            found.len() < limit
-        });
-        // What is sound is read; the error comes with the first read that begins at the damage (D5).
-        match listed {
-            Err(error) if found.is_empty() => {
-                space.note_damage(&error);
-                Err(error)
-            }
-            _ => Ok(found),
-        }
-    }
-
-    pub fn count(&self, space: &Space, at: Option<Snapshot>) -> Result<u64, Error> {
-        let (view, upto) = self.view_at(space, at)?;
-        view.len_at(upto).inspect_err(|e| space.note_damage(e))
-    }
-
-    fn search(
-        &self,
-        space: &Space,
-        queries: &[f32],
-        k: usize,
-        at: Option<Snapshot>,
-        filter: Option<&Filter>,
-    ) -> Result<(Arc<View>, Generation, Vec<TopK>), Error> {
-        if k == 0 || k > self.config.recall_k_max {
-            let max = self.config.recall_k_max;
-            return Err(Error::invalid("k", format!("k is {k}; it must lie between 1 and {max}")));
-        }
-        let (dim, metric) = (space.options.dim, space.options.metric);
-        let cues = queries
-            .chunks(dim as usize)
-            .enumerate()
-            .map(|(i, q)| {
-                check_query(q, dim, metric).map(|norm| Cue::new(q.to_vec(), norm, metric)).map_err(|e| e.at(i))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let (view, upto) = self.view_at(space, at)?;
-        let mut tops: Vec<TopK> = cues.iter().map(|_| TopK::new(k)).collect();
-        view.scan(&cues, &mut tops, upto, filter).inspect_err(|e| space.note_damage(e))?;
-        // Relaxed: a statistic.
-        space.recalls.fetch_add(cues.len() as u64, Ordering::Relaxed);
-        Ok((view, upto, tops))
-    }
-
-    /// The k nearest memories that match, to one cue under one snapshot, nearest first (G3, G4, G6).
-    pub fn recall(
-        &self,
-        space: &Space,
-        query: &[f32],
-        k: usize,
-        at: Option<Snapshot>,
-        filter: Option<&Filter>,
-    ) -> Result<(Generation, Vec<Found>), Error> {
-        if query.len() != space.options.dim as usize {
-            check_query(query, space.options.dim, space.options.metric)?;
-        }
-        let (view, upto, tops) = self.search(space, query, k, at, filter)?;
-        let mut hits = Vec::new();
-        for near in tops.into_iter().flat_map(TopK::into_sorted) {
-            if let Some(row) = view.get(near.generation, upto)? {
-                hits.push(Found { score: near.score, memory: Memory::of(&row, false) });
+            let more = upto.0 - since.0;
+            since = upto;
+            if more < RECHECK_ROWS {
+                break;
             }
         }
-        Ok((upto, hits))
+        Ok((Wanted::Matching { found, since, filter: filter.clone() }, true))
     }
 
-    /// Many cues under one snapshot; `queries` is row by row.
-    pub fn recall_batch(
+    /// Takes a place in the control lane and pushes; gives back what was wanted if there is none now (K3, O3).
+    pub fn submit_forget(
         &self,
-        space: &Space,
-        queries: &[f32],
-        k: usize,
-        at: Option<Snapshot>,
-        filter: Option<&Filter>,
-    ) -> Result<Neighbours, Error> {
-        let (_, upto, tops) = self.search(space, queries, k, at, filter)?;
-        let (mut ids, mut scores) = (Vec::with_capacity(tops.len() * k), Vec::with_capacity(tops.len() * k));
-        for top in tops {
-            let near = top.into_sorted();
-            ids.extend(near.iter().map(|n| n.generation.0).chain(std::iter::repeat(0)).take(k));
-            scores.extend(near.iter().map(|n| n.score).chain(std::iter::repeat(f32::NEG_INFINITY)).take(k));
+        space: &Arc<Space>,
+        wanted: Wanted,
+    ) -> Result<Result<Arc<Ticket<Committed>>, Wanted>, Error> {
+        let partition = self.writable(space)?;
+        let bytes = match &wanted {
+            Wanted::Ids(ids) => ids.len() as u64 * 8,
+            Wanted::Key(key) => key.len() as u64,
+            Wanted::Matching { found, .. } => found.len() as u64 * 8,
+        };
+        if space.controls_depth.reserve(1, bytes).is_none() {
+            return Ok(Err(wanted));
         }
-        Ok(Neighbours { generation: upto, ids, scores })
+        if let Err(error) = space.admits() {
+            space.controls_depth.release(1, bytes);
+            return Err(error);
+        }
+        let ticket = Arc::new(Ticket::default());
+        let reply = Reply::new(Arc::clone(&ticket));
+        if space.controls.push(Control { admitted_at: self.now(), bytes, wanted, reply }) {
+            partition.controls.push(space.options.id);
+        }
+        Ok(Ok(ticket))
     }
 }

@@ -8,8 +8,7 @@ use parking_lot::Mutex;
 
 use super::catalogue::Catalogue;
 use super::ingest::Writer;
-use super::kept::Kept;
-use super::maintenance::Maintenance;
+use super::maintenance::{Kept, Maintenance};
 use super::open::OpenReport;
 use crate::env::{Env, Port, Scheduler, Task};
 use crate::error::Error;
@@ -39,6 +38,8 @@ pub struct Partition {
     pub(super) writer: Mutex<Writer>,
     /// Spaces with something in their lane.
     pub ready: SegQueue<SpaceId>,
+    /// Spaces with a forget in their control lane.
+    pub controls: SegQueue<SpaceId>,
     /// Something happened since the writer last looked. SeqCst with `writer`'s lock: see `Core::drive`.
     pub dirty: AtomicBool,
     /// The maintenance machine waits for everything to be synced.
@@ -156,9 +157,8 @@ impl Core {
 
     /// Everything pushed is answered, everything answered is on the disk, and no I/O is under way.
     pub fn is_quiet(&self) -> bool {
-        self.partitions
-            .iter()
-            .all(|p| !p.port.has_jobs() && p.with_writer(self, |w| w.is_quiet()) && p.ready.is_empty())
-            && self.catalogue.is_quiet()
+        self.partitions.iter().all(|p| {
+            !p.port.has_jobs() && p.with_writer(self, |w| w.is_quiet()) && p.ready.is_empty() && p.controls.is_empty()
+        }) && self.catalogue.is_quiet()
     }
 }

@@ -2,24 +2,24 @@
 //!
 //! `Core` holds the parts and is driven by `step` calls only: by the threads of `workers`, by a caller that has just pushed, or by a
 //! simulator in seeded order (T4). `ingest` is the one writer function; `catalogue` the log of spaces; `maintenance` seals, checkpoints
-//! and makes segments ready; `open` recovers; `calls` is what callers use.
+//! and makes segments ready; `open` recovers; `calls` and `reads` are what callers use.
 
 mod calls;
 mod catalogue;
 mod core;
 mod ingest;
-mod kept;
 mod maintenance;
 mod open;
+mod reads;
 mod recovery;
-mod sealing;
 mod stats;
 mod verify;
 mod workers;
 
-pub use calls::{Admission, Found, Memory, Neighbours, Prepared};
+pub use calls::{Admission, Prepared};
 pub use core::{Core, Partition};
 pub use open::{Damage, OpenReport};
+pub use reads::{AsOf, Found, Memory, Neighbours, Reading};
 pub use stats::{EngineStats, PartitionStats, SpaceStats};
 pub use verify::{Inspection, Verdict, inspect, verify};
 pub use workers::{Engine, Pulse};

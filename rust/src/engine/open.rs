@@ -16,7 +16,7 @@ use super::recovery::{PartitionState, read_partition};
 use crate::env::{Env, Files, LockError, Port, Scheduler, Site, Task};
 use crate::error::Error;
 use crate::queue::Pool;
-use crate::store::{Delta, Space, Spaces};
+use crate::store::{Delta, Spaces};
 use crate::types::codec::Seed;
 use crate::types::{Config, Durability, Generation, LogPosition, PartitionId};
 use crate::wal::{LogWriter, Manifest, NewSegment, Record, Recovered, Spare, Supply, VoidRecord, recover, restamp};
@@ -235,13 +235,8 @@ impl Opener<'_> {
         for mut seat in std::mem::take(&mut state.spaces).into_values() {
             move_positions(&mut seat.delta, &moved);
             let durability = seat.options.durability.unwrap_or(last_durability);
-            let mut at = seat.state.clone();
-            at.last_generation = seat.state.last_generation.max(seat.state.sealed_through);
-            let space = Space::new(seat.options, durability, self.config, at, Arc::clone(process_unsealed));
             let now = self.env.clock.monotonic_nanos();
-            space.install(seat.sealed, 0, now);
-            space.publish(seat.delta, now);
-            spaces.insert(Arc::new(space));
+            spaces.insert(Arc::new(seat.into_space(durability, self.config, process_unsealed, now)));
         }
         let partition = Partition {
             id: state.id,
@@ -251,6 +246,7 @@ impl Opener<'_> {
             supply,
             writer: Mutex::new(Writer::new(log, !tail, !tail && state.ended_closed)),
             ready: crossbeam::queue::SegQueue::new(),
+            controls: crossbeam::queue::SegQueue::new(),
             dirty: false.into(),
             sync_wanted: false.into(),
             poisoned: OnceLock::new(),

@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::catalogue::Known;
-use super::kept::{Kept, rows_id, rows_path};
+use super::maintenance::{Kept, rows_id, rows_path};
 use super::open::Damage;
 use crate::env::Files;
 use crate::error::Error;
+use crate::queue::Pool;
 use crate::records::{RowSource, SealedFile};
-use crate::store::{DamagedRows, Delta, Part, SealedPart, SpaceState, apply_observe};
+use crate::store::{
+    DamagedRows, Deaths, Delta, Observed, Part, SealedPart, Space, SpaceState, apply_forget, apply_observe,
+};
 use crate::types::codec::Seed;
-use crate::types::{FileId, Generation, LogPosition, PartitionId, SpaceId, SpaceOptions};
+use crate::types::{Config, Durability, FileId, Generation, LogPosition, PartitionId, SpaceId, SpaceOptions};
 use crate::wal::{
-    Checkpoint, CheckpointSpace, GroupAt, ObserveRecord, Record, Recovered, VoidRecord, list_checkpoints,
+    Checkpoint, CheckpointSpace, ForgetRecord, GroupAt, ObserveRecord, Record, Recovered, VoidRecord, list_checkpoints,
     partition_dir, recover,
 };
 
@@ -178,7 +181,10 @@ impl Reader<'_> {
                     incarnation: entry.incarnation,
                     lost: entry.lost.clone(),
                     degraded: entry.degraded.clone(),
+                    unplaced: Vec::new(),
                 };
+                seat.delta.deaths.clone_from(&entry.deaths);
+                seat.delta.changes.clone_from(&entry.changes);
                 seat.last = entry.last_generation.max(entry.sealed_through);
                 seat.sealed = self.sealed_parts(&options.name, entry, checkpoint)?;
             }
@@ -214,7 +220,8 @@ impl Reader<'_> {
                     (Arc::new(damaged) as Arc<dyn RowSource>, 0, false)
                 }
             };
-            parts.push(SealedPart { place: *place, file: file.ok().filter(|_| sound), rows, bytes, sound });
+            let deaths = Arc::new(Deaths::new(rows.rows()));
+            parts.push(SealedPart { place: *place, file: file.ok().filter(|_| sound), rows, bytes, sound, deaths });
         }
         for (first, last) in &entry.lost {
             let reason = entry.degraded.clone().unwrap_or_default();
@@ -231,6 +238,7 @@ impl Reader<'_> {
             match record {
                 Record::Observe(observe) => self.observe(group, observe)?,
                 Record::Void(void) => self.void(group, void)?,
+                Record::Forget(forget) => self.forget(group, forget)?,
                 Record::Close(close) => (self.ended_clean, self.ended_closed) = (close.clean, true),
                 Record::Create(_) | Record::Drop(_) => {
                     let reason = "a catalogue record in a partition's log";
@@ -269,7 +277,23 @@ impl Reader<'_> {
         seat.expect(first, group)?;
         seat.last = last;
         let frame = Arc::new(record.frame.to_vec());
-        apply_observe(&mut seat.delta, frame, None, record.hashes, first, group.before, group.header.committed_at)
+        let observed = Observed { frame, hashes: record.hashes, first, supersedes: record.supersedes };
+        apply_observe(&mut seat.delta, observed, None, group.before, group.header.committed_at)
+    }
+
+    fn forget(&mut self, group: &GroupAt, record: ForgetRecord) -> Result<(), Error> {
+        let Some(seat) = self.seat(group, record.space)? else {
+            return Ok(());
+        };
+        if record.generation <= seat.last {
+            // The checkpoint has it: its deaths are those of `last_generation`.
+            return Ok(());
+        }
+        seat.expect(record.generation, group)?;
+        seat.last = record.generation;
+        let (position, at) = (group.before, group.header.committed_at);
+        apply_forget(&mut seat.delta, &record.ids, record.generation, position, at);
+        Ok(())
     }
 
     fn void(&mut self, group: &GroupAt, record: VoidRecord) -> Result<(), Error> {
@@ -348,6 +372,23 @@ impl Reader<'_> {
 }
 
 impl Replayed {
+    /// The space as its readers will see it.
+    pub(super) fn into_space(
+        self,
+        durability: Durability,
+        config: &Config,
+        process_unsealed: &Arc<Pool>,
+        now: u64,
+    ) -> Space {
+        let last_generation = self.state.last_generation.max(self.state.sealed_through);
+        let state = SpaceState { last_generation, ..self.state };
+        let space = Space::new(self.options, durability, config, state, Arc::clone(process_unsealed));
+        space.install(self.sealed, 0, now);
+        space.publish(self.delta, now);
+        space.learn_keys();
+        space
+    }
+
     /// The next record of the space begins at `first`; what lies between is lost.
     fn expect(&mut self, first: Generation, group: &GroupAt) -> Result<(), Error> {
         if first.0 <= self.last.0 {
@@ -367,11 +408,13 @@ impl Replayed {
 }
 
 fn lost_tail(error: &Error, first: Generation, last: Generation, position: LogPosition) -> Part {
-    Part { rows: Arc::new(DamagedRows::new(first, last, error.clone())), position, bytes: 0, sound: false }
+    let rows = Arc::new(DamagedRows::new(first, last, error.clone()));
+    Part { sound: false, ..Part::new(rows, position, 0) }
 }
 
 fn lost_part(name: &str, first: Generation, last: Generation, reason: &str) -> SealedPart {
     let error = Error::corrupted(format!("space {name}"), 0, reason);
     let place = crate::wal::FilePart { file: FileId(0), first, last, rows: 0 };
-    SealedPart { place, file: None, rows: Arc::new(DamagedRows::new(first, last, error)), bytes: 0, sound: false }
+    let rows = Arc::new(DamagedRows::new(first, last, error));
+    SealedPart { place, file: None, rows, bytes: 0, sound: false, deaths: Arc::new(Deaths::new(0)) }
 }

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::core::Core;
-use super::kept::rows_path;
+use super::maintenance::rows_path;
 use super::open::{Damage, read_catalogue, take_lock};
 use super::recovery::{PartitionState, Replayed, read_partition};
 use crate::env::{Env, Files};
 use crate::error::Error;
+use crate::queue::Pool;
 use crate::records::{Row, SealedFile, TIME_ABSENT};
-use crate::store::View;
+use crate::store::{Scope, View};
 use crate::types::codec::Seed;
-use crate::types::{Generation, PartitionId};
+use crate::types::{Config, Durability, Generation, PartitionId};
 use crate::wal::{MANIFEST_PATH, Manifest, Spare, recover};
 
 /// What `verify` found.
@@ -85,17 +86,19 @@ fn verify_locked(env: &Env) -> Result<Verdict, Error> {
         check_rows(&*env.files, read.seed, partition, &mut verdict);
         check_older_log(&*env.files, read.seed, partition, &mut verdict)?;
         verdict.files += partition.log.segments.len() as u64;
-        for seat in partition.spaces.values() {
-            verdict.spaces += 1;
-            verdict.memories += rows_of(seat);
-        }
+    }
+    for seat in read.partitions.into_iter().flat_map(|p| p.spaces.into_values()) {
+        verdict.spaces += 1;
+        verdict.memories += memories(seat);
     }
     Ok(verdict)
 }
 
-fn rows_of(seat: &Replayed) -> u64 {
-    let sealed: u64 = seat.sealed.iter().filter(|p| p.sound).map(|p| p.place.rows).sum();
-    sealed + seat.delta.parts.iter().filter(|p| p.sound).map(|p| p.rows.rows() as u64).sum::<u64>()
+/// Living memories that can be read.
+fn memories(seat: Replayed) -> u64 {
+    let config = Config::default();
+    let pool = Arc::new(Pool::new(u64::MAX));
+    seat.into_space(Durability::Sync, &config, &pool, 0).view().memories()
 }
 
 fn check_rows(files: &dyn Files, seed: Seed, partition: &PartitionState, verdict: &mut Verdict) {
@@ -163,12 +166,12 @@ fn check_spares(files: &dyn Files, spares: &[Spare], verdict: &mut Verdict) {
 /// What is where in a directory that no process has open. Changes nothing.
 pub fn inspect(env: &Env) -> Result<Inspection, Error> {
     take_lock(env)?;
-    let result = read(env).map(|read| inspection(&read));
+    let result = read(env).map(inspection);
     env.files.unlock();
     result
 }
 
-fn inspection(read: &Read) -> Inspection {
+fn inspection(read: Read) -> Inspection {
     let mut out = Inspection {
         directory_id: read.manifest.id.iter().map(|b| format!("{b:02x}")).collect(),
         partitions: read.manifest.partitions,
@@ -177,7 +180,7 @@ fn inspection(read: &Read) -> Inspection {
     };
     let mut line = |kind: &str, name: &str, text: String| out.lines.push((kind.to_owned(), name.to_owned(), text));
     line("file", MANIFEST_PATH, "identity".to_owned());
-    for p in &read.partitions {
+    for p in read.partitions {
         let log = &p.log;
         line("partition", &p.dir, format!("log ends at {}, proven {}", log.end.offset, log.proven.offset));
         let from = p.kept.oldest_position();
@@ -206,12 +209,12 @@ fn inspection(read: &Read) -> Inspection {
             let kind = if f.shared { "shared" } else { "own" };
             line("rows", &rows_path(&p.dir, f.id), format!("{} bytes, tier {}, {kind}", f.bytes, f.tier));
         }
-        for s in p.spaces.values() {
-            let o = &s.options;
+        for s in p.spaces.into_values() {
+            let (o, last) = (s.options.clone(), s.last);
             line(
                 "space",
                 &o.name,
-                format!("id {} dim {} {} memories {} generation {}", o.id, o.dim, o.metric.name(), rows_of(s), s.last),
+                format!("id {} dim {} {} memories {} generation {}", o.id, o.dim, o.metric.name(), memories(s), last),
             );
         }
     }
@@ -229,7 +232,8 @@ impl Core {
             let view: Arc<View> = space.view();
             h.update(&view.watermark().0.to_le_bytes());
             h.update(&space.state().incarnation.to_le_bytes());
-            view.list(Generation(0), view.watermark(), None, |row| {
+            let scope = Scope { upto: view.watermark(), filter: None, pulse: &|| Ok(()) };
+            view.list(Generation(0), scope, |row| {
                 hash_row(&mut h, &row);
                 true
             })?;
@@ -245,7 +249,7 @@ fn hash_row(h: &mut Xxh3, row: &Row<'_>) {
     h.update(&row.confidence.to_bits().to_le_bytes());
     h.update(&row.inverse_norm.to_bits().to_le_bytes());
     h.update(&row.hash.to_le_bytes());
-    for bytes in [row.text.map(str::as_bytes), Some(row.metadata), row.vector] {
+    for bytes in [row.text.map(str::as_bytes), Some(row.metadata), row.key.map(str::as_bytes), row.vector] {
         h.update(&bytes.map_or(u64::MAX, |b| b.len() as u64).to_le_bytes());
         h.update(bytes.unwrap_or(&[]));
     }

@@ -19,7 +19,7 @@ use super::core::Core;
 use crate::env::{Env, Port, Scheduler, Task};
 use crate::error::Error;
 use crate::queue::{Committed, Ticket};
-use crate::store::Space;
+use crate::store::{Space, Wanted};
 use crate::types::{Config, Durability, Metric, check_space_name};
 
 const TICK: Duration = Duration::from_millis(40);
@@ -195,10 +195,10 @@ impl Engine {
     }
 
     fn drop_fenced(&self, space: &Arc<Space>, pulse: Pulse<'_>) -> Result<(), Error> {
-        while !space.depth.is_drained() {
+        while !space.is_drained() {
             self.core.drive(space.options.partition.0 as usize);
             pulse().inspect_err(|_| space.unfence())?;
-            space.gate.wait(SLICE, || space.depth.is_drained());
+            space.gate.wait(SLICE, || space.is_drained());
         }
         let ticket = self.core.submit_drop(space.options.id);
         self.core.step_catalogue();
@@ -245,6 +245,34 @@ impl Engine {
             self.core.scheduler.wake(Task::Maintenance);
             self.core.drive(index);
             space.gate.wait(SLICE.min(Duration::from_millis(timeout_ms - waited_ms)), || false);
+            pulse()?;
+        }
+    }
+
+    /// Waits for a place in the control lane, at most `timeout_ms`, then pushes (K3).
+    pub fn submit_forget(
+        &self,
+        space: &Arc<Space>,
+        wanted: Wanted,
+        timeout_ms: u64,
+        pulse: Pulse<'_>,
+    ) -> Result<Arc<Ticket<Committed>>, Error> {
+        let index = space.options.partition.0 as usize;
+        let until = self.core.now().saturating_add(timeout_ms.saturating_mul(1_000_000));
+        let mut wanted = wanted;
+        loop {
+            match self.core.submit_forget(space, wanted)? {
+                Ok(ticket) => {
+                    self.help(index, &ticket);
+                    return Ok(ticket);
+                }
+                Err(back) => wanted = back,
+            }
+            if self.core.now() >= until {
+                return Err(self.core.too_many_forgets(space));
+            }
+            self.core.drive(index);
+            space.gate.wait(SLICE, || false);
             pulse()?;
         }
     }

@@ -28,6 +28,7 @@ pub enum Filter {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Field {
     MemoryId,
+    Key,
     /// Times are microseconds since 1970.
     ObservedAt,
     CommittedAt,
@@ -188,7 +189,7 @@ impl Field {
             "observed_at" => Self::ObservedAt,
             "committed_at" => Self::CommittedAt,
             "confidence" => Self::Confidence,
-            "key" => return Err(bad("\"key\" is a reserved name".to_owned())),
+            "key" => Self::Key,
             _ => Self::Metadata(name.split('.').map(str::to_owned).collect()),
         })
     }
@@ -198,6 +199,8 @@ impl Field {
         match (self, value) {
             (_, Value::Float(v)) if !v.is_finite() => Err(bad(format!("{operator} on {name:?}: {v} is not finite"))),
             (Self::Metadata(_), _) => Ok(value.clone()),
+            (Self::Key, Value::Text(_)) => Ok(value.clone()),
+            (Self::Key, _) => Err(bad(format!("{operator} on {name:?} needs a text"))),
             (Self::Confidence, Value::Float(v)) => Ok(Value::Float(f64::from(*v as f32))),
             (_, Value::Int(_) | Value::Float(_)) => Ok(value.clone()),
             _ => Err(bad(format!("{operator} on {name:?} needs numbers"))),
@@ -207,6 +210,7 @@ impl Field {
     fn any_value(&self, facts: &Facts<'_>, test: &dyn Fn(Raw<'_>) -> bool) -> bool {
         match self {
             Self::MemoryId => i64::try_from(facts.generation.0).is_ok_and(|id| test(Raw::Int(id))),
+            Self::Key => facts.key.is_some_and(|key| test(Raw::Text(key.as_bytes()))),
             Self::ObservedAt => facts.observed_at.is_some_and(|at| test(Raw::Int(at))),
             Self::CommittedAt => test(Raw::Int(facts.committed_at)),
             Self::Confidence => test(Raw::Float(f64::from(facts.confidence))),
@@ -253,10 +257,14 @@ mod tests {
         Value::Object(fields.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect())
     }
 
+    fn facts(metadata: &[u8]) -> Facts<'_> {
+        let (generation, key) = (Generation(7), Some("a/7"));
+        Facts { generation, committed_at: 50, observed_at: None, confidence: 0.9, metadata, key }
+    }
+
     fn matches(condition: &Value, metadata: &Value) -> bool {
         let bytes = encode_metadata(metadata, 16).unwrap();
-        let facts =
-            Facts { generation: Generation(7), committed_at: 50, observed_at: None, confidence: 0.9, metadata: &bytes };
+        let facts = facts(&bytes);
         Filter::parse(condition).unwrap().matches(&facts)
     }
 
@@ -312,6 +320,11 @@ mod tests {
             holds("committed_at", object(&[("$gte", Int(50))]))
                 && holds("observed_at", object(&[("$exists", Bool(false))]))
         );
+        assert!(
+            holds("key", text("a/7"))
+                && holds("key", object(&[("$gte", text("a/")), ("$lt", text("a0"))]))
+                && !holds("key", object(&[("$exists", Bool(false))]))
+        );
         let both = List(vec![object(&[("a.b", Int(3))]), object(&[("memory_id", Int(8))])]);
         assert!(holds("$or", both.clone()) && !holds("$and", both.clone()) && holds("$not", object(&[("$and", both)])));
         assert!(matches(&object(&[]), &metadata), "no condition: all");
@@ -336,7 +349,7 @@ mod tests {
             (object(&[("$gt", Int(1))]), "behind a field"),
             (object(&[("$not", Null)]), "must be an object"),
             (object(&[("memory_id", text("1"))]), "needs numbers"),
-            (object(&[("key", text("1"))]), "reserved"),
+            (object(&[("key", Int(1))]), "needs a text"),
         ];
         for (condition, message) in cases {
             let error = Filter::parse(&condition).unwrap_err();
@@ -354,9 +367,7 @@ mod tests {
         /// Any bytes at all are a yes or a no.
         #[test]
         fn broken_metadata_is_no_panic(bytes in prop::collection::vec(0u8..9, 0..80)) {
-            let facts = Facts {
-                generation: Generation(1), committed_at: 0, observed_at: None, confidence: 1.0, metadata: &bytes,
-            };
+            let facts = facts(&bytes);
             let filter = Filter::parse(&object(&[("\u{1}.\u{2}", Value::Int(1)), ("a", object(&[("$exists", Value::Bool(false))]))]));
             filter.unwrap().matches(&facts);
         }

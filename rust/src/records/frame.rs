@@ -2,8 +2,10 @@
 //!
 //! `build_frame` makes one from columns, `FrameView` reads one as ranges into its bytes, without copying texts or vectors.
 
+use super::Facts;
 use super::protobuf::{Field, Reader, put_bytes, put_tag, put_varint, unzigzag, zigzag};
 use crate::error::Error;
+use crate::types::Generation;
 
 /// `observed_at` of an item that has none.
 pub const TIME_ABSENT: i64 = i64::MIN;
@@ -22,6 +24,7 @@ pub struct Columns<'a> {
     pub metadata: Option<&'a [Vec<u8>]>,
     pub observed_at: Option<&'a [i64]>,
     pub confidence: Option<&'a [f32]>,
+    pub keys: Option<&'a [Option<&'a str>]>,
 }
 
 impl<'a> Columns<'a> {
@@ -36,6 +39,7 @@ impl<'a> Columns<'a> {
             metadata: self.metadata.map(|m| &m[from..to]),
             observed_at: self.observed_at.map(|o| &o[from..to]),
             confidence: self.confidence.map(|c| &c[from..to]),
+            keys: self.keys.map(|k| &k[from..to]),
         }
     }
 
@@ -43,7 +47,8 @@ impl<'a> Columns<'a> {
     pub fn item_bytes(&self, i: usize) -> usize {
         let text = self.texts.and_then(|t| t[i]).map_or(0, str::len);
         let metadata = self.metadata.map_or(0, |m| m[i].len());
-        text + metadata + self.vectors.map_or(0, |_| self.dim * 4) + 40
+        let key = self.keys.and_then(|k| k[i]).map_or(0, str::len);
+        text + metadata + key + self.vectors.map_or(0, |_| self.dim * 4) + 40
     }
 }
 
@@ -73,6 +78,9 @@ pub fn build_frame(columns: &Columns<'_>) -> Vec<u8> {
     if let Some(metadata) = columns.metadata {
         metadata.iter().for_each(|m| put_bytes(&mut out, 6, m));
     }
+    if let Some(keys) = columns.keys {
+        keys.iter().for_each(|k| put_bytes(&mut out, 9, k.unwrap_or("").as_bytes()));
+    }
     if let Some(vectors) = columns.vectors {
         put_tag(&mut out, 8, 0);
         put_varint(&mut out, columns.dim as u64);
@@ -98,6 +106,7 @@ pub struct FrameView {
     confidence: Vec<f32>,
     texts: Vec<Range>,
     metadata: Vec<Range>,
+    keys: Vec<Range>,
     present: Option<Range>,
     vectors: Range,
     /// Vector slot an item, if not every item has a vector.
@@ -144,10 +153,11 @@ impl FrameView {
             (5, Field::Bytes(start, b)) => self.texts.push(range(start, b)?),
             (6, Field::Bytes(start, b)) => self.metadata.push(range(start, b)?),
             (7, Field::Bytes(start, b)) => self.present = Some(range(start, b)?),
+            (9, Field::Bytes(start, b)) => self.keys.push(range(start, b)?),
             (8, Field::Varint(n)) => self.dim = usize::try_from(n).ok()?,
             (15, Field::Bytes(start, b)) => self.vectors = range(start, b)?,
             (1, Field::Varint(_)) => {}
-            (1..=8 | 15, _) => return None,
+            (1..=9 | 15, _) => return None,
             // Unknown fields of a newer client are kept in the bytes and not looked at.
             _ => {}
         }
@@ -163,7 +173,10 @@ impl FrameView {
         if wrong(self.observed_at.len()) || wrong(self.confidence.len()) || wrong(self.texts.len()) {
             return Err(malformed("fields of different lengths"));
         }
-        if wrong(self.metadata.len()) || self.present.is_some_and(|(_, len)| len as usize != n) {
+        if wrong(self.metadata.len())
+            || wrong(self.keys.len())
+            || self.present.is_some_and(|(_, len)| len as usize != n)
+        {
             return Err(malformed("fields of different lengths"));
         }
         // Without these a count could promise more items than the bytes can hold.
@@ -228,6 +241,32 @@ impl FrameView {
         self.metadata.get(i).map_or(&[], |(at, len)| &bytes[*at as usize..][..*len as usize])
     }
 
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    pub fn key_bytes<'a>(&self, bytes: &'a [u8], i: usize) -> Option<&'a [u8]> {
+        let (at, len) = *self.keys.get(i)?;
+        (len > 0).then(|| &bytes[at as usize..][..len as usize])
+    }
+
+    /// Item `i`'s key, where keys were checked to be UTF-8.
+    pub fn key<'a>(&self, bytes: &'a [u8], i: usize) -> Option<&'a str> {
+        self.key_bytes(bytes, i).and_then(|k| std::str::from_utf8(k).ok())
+    }
+
+    /// What a filter looks at, of item `i` with this generation and time.
+    pub fn facts<'a>(&self, bytes: &'a [u8], i: usize, generation: Generation, committed_at: i64) -> Facts<'a> {
+        Facts {
+            generation,
+            committed_at,
+            observed_at: self.observed_at(i),
+            confidence: self.confidence(i),
+            metadata: self.metadata(bytes, i),
+            key: self.key(bytes, i),
+        }
+    }
+
     /// The vectors' bytes, all items that have one.
     pub fn vectors<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         &bytes[self.vectors.0 as usize..][..self.vectors.1 as usize]
@@ -255,7 +294,7 @@ impl FrameView {
     pub fn heap_bytes(&self) -> usize {
         self.observed_at.len() * 8
             + self.confidence.len() * 4
-            + (self.texts.len() + self.metadata.len()) * 8
+            + (self.texts.len() + self.metadata.len() + self.keys.len()) * 8
             + self.slots.len() * 4
     }
 }
@@ -285,6 +324,8 @@ mod tests {
         present: Vec<u8>,
         #[prost(uint32, tag = "8")]
         dim: u32,
+        #[prost(string, repeated, tag = "9")]
+        keys: Vec<String>,
         #[prost(bytes = "vec", tag = "15")]
         vectors: Vec<u8>,
     }
@@ -292,18 +333,19 @@ mod tests {
     proptest! {
         #[test]
         fn frames_agree_with_prost(
-            items in prop::collection::vec((prop::option::of(".{0,20}"), prop::collection::vec(any::<u8>(), 0..8), any::<i64>(), 0f32..1.0), 1..20),
+            items in prop::collection::vec((prop::option::of(".{0,20}"), prop::collection::vec(any::<u8>(), 0..8), any::<i64>(), 0f32..1.0, prop::option::of(".{1,9}")), 1..20),
             dim in 1usize..5,
             with_vectors in any::<bool>(),
         ) {
             let texts: Vec<Option<&str>> = items.iter().map(|i| i.0.as_deref()).collect();
             let metadata: Vec<Vec<u8>> = items.iter().map(|i| i.1.clone()).collect();
+            let keys: Vec<Option<&str>> = items.iter().map(|i| i.4.as_deref()).collect();
             let times: Vec<i64> = items.iter().map(|i| i.2).collect();
             let confidence: Vec<f32> = items.iter().map(|i| i.3).collect();
             let vectors: Vec<f32> = (0..items.len() * dim).map(|i| i as f32).collect();
             let columns = Columns {
                 count: items.len(), dim, vectors: with_vectors.then_some(&vectors[..]), texts: Some(&texts),
-                metadata: Some(&metadata), observed_at: Some(&times), confidence: Some(&confidence),
+                metadata: Some(&metadata), observed_at: Some(&times), confidence: Some(&confidence), keys: Some(&keys),
             };
             let bytes = build_frame(&columns);
             let oracle = Frame::decode(&bytes[..]).unwrap();
@@ -316,6 +358,8 @@ mod tests {
             for (i, text) in texts.iter().enumerate() {
                 prop_assert_eq!(&oracle.texts[i], text.unwrap_or(""));
                 prop_assert_eq!(view.text_bytes(&bytes, i), text.map(str::as_bytes));
+                prop_assert_eq!(&oracle.keys[i], keys[i].unwrap_or(""));
+                prop_assert_eq!(view.key(&bytes, i), keys[i]);
                 prop_assert_eq!(view.metadata(&bytes, i), &metadata[i][..]);
                 prop_assert_eq!(view.vector(&bytes, i).is_some(), with_vectors);
             }

@@ -6,6 +6,7 @@
 
 mod filter;
 mod frame;
+mod layout;
 mod metadata;
 mod protobuf;
 mod raw;
@@ -18,9 +19,10 @@ use crate::types::Generation;
 
 pub use filter::Filter;
 pub use frame::{Columns, FrameView, TIME_ABSENT, build_frame};
+pub use layout::{BLOCK, Run};
 pub use metadata::{Value, check_metadata, decode_metadata, encode_metadata};
 pub use seal::{SealEncoder, SealSpace, SealedSummary};
-pub use sealed::{BLOCK, Run, SealedFile, SealedRows};
+pub use sealed::{SealedFile, SealedRows};
 pub use validate::{
     Checked, NORM_MAX, NORM_MIN, check_frame, check_query, content_hashes, inverse_norm, inverse_norms,
 };
@@ -37,7 +39,10 @@ pub struct Row<'a> {
     pub text: Option<&'a str>,
     /// Canonical binary; empty if there is none.
     pub metadata: &'a [u8],
+    pub key: Option<&'a str>,
     pub vector: Option<&'a [u8]>,
+    /// The last row of an atomic batch: a generation before it lies inside the batch (G5).
+    pub ends_batch: bool,
 }
 
 /// What a filter looks at.
@@ -48,6 +53,7 @@ pub struct Facts<'a> {
     pub observed_at: Option<i64>,
     pub confidence: f32,
     pub metadata: &'a [u8],
+    pub key: Option<&'a str>,
 }
 
 /// Rows with ascending generations.
@@ -59,6 +65,11 @@ pub trait RowSource: Send + Sync {
     fn row_of(&self, generation: Generation) -> Option<usize>;
     fn row(&self, row: usize) -> Result<Row<'_>, Error>;
     fn facts(&self, row: usize) -> Result<Facts<'_>, Error>;
+    /// Never less than that of the row before.
+    fn committed_at(&self, row: usize) -> i64;
+    fn ends_batch(&self, row: usize) -> Result<bool, Error>;
+    fn has_keys(&self) -> bool;
+    fn key(&self, row: usize) -> Result<Option<&str>, Error>;
     /// Why none of these rows can be read, if so: whoever would walk over them must say it.
     fn damage(&self) -> Option<&Error> {
         None

@@ -3,6 +3,8 @@
 //! Our own reader because a frame's texts and vectors are used from where they lie, for as long as the row is unsealed; the tests
 //! compare it with prost.
 
+pub(super) use crate::types::codec::put_varint;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field<'a> {
     Varint(u64),
@@ -70,14 +72,6 @@ impl<'a> Reader<'a> {
         };
         (tag >> 3 != 0).then_some((tag >> 3, field))
     }
-}
-
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 pub(super) fn put_tag(out: &mut Vec<u8>, field: u64, wire: u64) {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::sealed::{BLOCK, FileHeader, Run, Section, SpaceEntry, encode_directory};
+use super::layout::{BLOCK, ENDS_BATCH, FileHeader, HAS_TEXT, Run, Section, SpaceEntry, encode_directory};
 use super::{Row, RowSource, TIME_ABSENT};
 use crate::error::Error;
 use crate::types::codec::Seed;
@@ -118,7 +118,8 @@ impl SealEncoder {
         if part == 0 && row == 0 {
             self.begin(space, section_kind);
         }
-        let Some(source) = self.spaces[space].parts.get(part).cloned() else {
+        let skipped = section_kind == Section::KeyEnds && !self.spaces[space].parts.iter().any(|p| p.has_keys());
+        let Some(source) = self.spaces[space].parts.get(part).filter(|_| !skipped).cloned() else {
             self.end(space, section_kind);
             self.at = if section + 1 == Section::ALL.len() { (space + 1, 0, 0, 0) } else { (space, section + 1, 0, 0) };
             return Ok(());
@@ -176,8 +177,9 @@ impl SealEncoder {
             Section::Vectors => out.extend_from_slice(row.vector.unwrap_or(&[])),
             Section::TextEnds => {
                 self.running += row.text.map_or(0, |t| t.len() as u64);
-                let has = u64::from(row.text.is_some()) << 63;
-                out.extend_from_slice(&(self.running | has).to_le_bytes());
+                let has = if row.text.is_some() { HAS_TEXT } else { 0 };
+                let ends = if row.ends_batch { ENDS_BATCH } else { 0 };
+                out.extend_from_slice(&(self.running | has | ends).to_le_bytes());
             }
             Section::Texts => out.extend_from_slice(row.text.unwrap_or("").as_bytes()),
             Section::MetadataEnds => {
@@ -185,6 +187,11 @@ impl SealEncoder {
                 out.extend_from_slice(&self.running.to_le_bytes());
             }
             Section::Metadata => out.extend_from_slice(row.metadata),
+            Section::KeyEnds => {
+                self.running += row.key.map_or(0, |k| k.len() as u64);
+                out.extend_from_slice(&self.running.to_le_bytes());
+            }
+            Section::Keys => out.extend_from_slice(row.key.unwrap_or("").as_bytes()),
         }
     }
 

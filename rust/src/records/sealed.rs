@@ -8,181 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::layout::{BLOCK, ENDS_BATCH, FileHeader, HAS_TEXT, Run, Section, SpaceEntry};
 use super::{Facts, Row, RowSource, TIME_ABSENT, VectorRun};
 use crate::env::{Bytes, Files};
 use crate::error::Error;
-use crate::types::codec::{Cursor, Seed, Stamp, StampError, put_u32, put_u64};
+use crate::types::codec::{Cursor, Seed};
 use crate::types::{FileId, Generation, PartitionId, SpaceId};
-
-pub const BLOCK: usize = 16 << 10;
-const MAGIC: &[u8; 4] = b"EROW";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Section {
-    Runs,
-    ObservedAt,
-    Confidence,
-    InverseNorm,
-    Hash,
-    Slot,
-    Vectors,
-    TextEnds,
-    Texts,
-    MetadataEnds,
-    Metadata,
-}
-
-impl Section {
-    pub(super) const ALL: [Self; 11] = [
-        Self::Runs,
-        Self::ObservedAt,
-        Self::Confidence,
-        Self::InverseNorm,
-        Self::Hash,
-        Self::Slot,
-        Self::Vectors,
-        Self::TextEnds,
-        Self::Texts,
-        Self::MetadataEnds,
-        Self::Metadata,
-    ];
-
-    /// Bytes a row; None where rows differ.
-    fn row_bytes(self, dim: u32) -> Option<u64> {
-        match self {
-            Self::ObservedAt | Self::Hash | Self::TextEnds | Self::MetadataEnds => Some(8),
-            Self::Confidence | Self::InverseNorm | Self::Slot => Some(4),
-            Self::Vectors => Some(u64::from(dim) * 4),
-            Self::Runs | Self::Texts | Self::Metadata => None,
-        }
-    }
-}
-
-/// Rows with consecutive generations, committed together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    pub first: Generation,
-    pub rows: u64,
-    pub committed_at: i64,
-}
-
-impl Run {
-    const LEN: usize = 24;
-
-    pub(super) fn continues(&self, generation: Generation, committed_at: i64) -> bool {
-        self.committed_at == committed_at && self.first.0 + self.rows == generation.0
-    }
-
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        put_u64(out, self.first.0);
-        put_u64(out, self.rows);
-        put_u64(out, self.committed_at.cast_unsigned());
-    }
-
-    fn decode(c: &mut Cursor<'_>) -> Option<Self> {
-        Some(Self { first: Generation(c.u64()?), rows: c.u64()?, committed_at: c.i64()? })
-    }
-}
-
-pub(super) struct FileHeader {
-    pub(super) partition: PartitionId,
-    pub(super) id: FileId,
-    /// Offset where the table begins; everything before it but block 0 is under the table.
-    pub(super) body: u64,
-    pub(super) table: u64,
-    pub(super) directory: (u64, u64),
-    pub(super) table_checksum: u64,
-}
-
-impl FileHeader {
-    pub(super) fn block_checksum(seed: Seed, partition: PartitionId, id: FileId, number: u64, block: &[u8]) -> u64 {
-        seed.checksum(MAGIC, partition, id.0.rotate_left(32) ^ number, block)
-    }
-
-    /// One block, and its checksum, by which a checkpoint knows the file.
-    pub(super) fn encode(&self, seed: Seed) -> (Vec<u8>, u64) {
-        let mut out = Vec::with_capacity(BLOCK);
-        Stamp::put(&mut out, MAGIC);
-        put_u32(&mut out, self.partition.0);
-        put_u32(&mut out, BLOCK as u32);
-        for v in [self.id.0, self.body, self.table, self.directory.0, self.directory.1, self.table_checksum] {
-            put_u64(&mut out, v);
-        }
-        out.resize(BLOCK - 8, 0);
-        let sum = Self::block_checksum(seed, self.partition, self.id, 0, &out);
-        put_u64(&mut out, sum);
-        (out, sum)
-    }
-
-    fn decode(bytes: &[u8], seed: Seed, partition: PartitionId, id: FileId) -> Result<(Self, u64), StampError> {
-        Stamp::check(bytes, MAGIC)?;
-        let block = bytes.get(..BLOCK).ok_or(StampError::Damaged)?;
-        let (plain, sum) = block.split_at(BLOCK - 8);
-        let expected = Self::block_checksum(seed, partition, id, 0, plain);
-        if sum != expected.to_le_bytes() {
-            return Err(StampError::Damaged);
-        }
-        let mut c = Cursor::new(&plain[Stamp::LEN..]);
-        let fields = || -> Option<Self> {
-            let (partition, block) = (PartitionId(c.u32()?), c.u32()?);
-            let (id, body, table) = (FileId(c.u64()?), c.u64()?, c.u64()?);
-            let (directory, table_checksum) = ((c.u64()?, c.u64()?), c.u64()?);
-            (block as usize == BLOCK).then_some(Self { partition, id, body, table, directory, table_checksum })
-        };
-        let header = { fields }().ok_or(StampError::Damaged)?;
-        Ok((header, expected))
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct SpaceEntry {
-    pub(super) space: SpaceId,
-    pub(super) dim: u32,
-    pub(super) rows: u64,
-    pub(super) vectors: u64,
-    pub(super) sections: [(u64, u64); Section::ALL.len()],
-}
-
-impl SpaceEntry {
-    pub(super) fn new(space: SpaceId, dim: u32) -> Self {
-        Self { space, dim, rows: 0, vectors: 0, sections: Default::default() }
-    }
-
-    fn decode(c: &mut Cursor<'_>, body: u64) -> Option<Self> {
-        let mut entry = Self::new(SpaceId(c.u64()?), c.u32()?);
-        c.u32()?;
-        (entry.rows, entry.vectors) = (c.u64()?, c.u64()?);
-        for (i, place) in entry.sections.iter_mut().enumerate() {
-            *place = (c.u64()?, c.u64()?);
-            if place.0.checked_add(place.1)? > body {
-                return None;
-            }
-            let rows = if Section::ALL[i] == Section::Vectors { entry.vectors } else { entry.rows };
-            let expected = Section::ALL[i].row_bytes(entry.dim).map(|n| rows.checked_mul(n));
-            if expected.is_some_and(|e| e != Some(place.1)) {
-                return None;
-            }
-        }
-        Some(entry)
-    }
-}
-
-pub(super) fn encode_directory(entries: &[SpaceEntry]) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_u64(&mut out, entries.len() as u64);
-    for e in entries {
-        put_u64(&mut out, e.space.0);
-        put_u32(&mut out, e.dim);
-        put_u32(&mut out, 0);
-        put_u64(&mut out, e.rows);
-        put_u64(&mut out, e.vectors);
-        for (at, len) in e.sections {
-            put_u64(&mut out, at);
-            put_u64(&mut out, len);
-        }
-    }
-    out
-}
 
 pub struct SealedFile {
     path: String,
@@ -387,14 +218,23 @@ impl SealedRows {
         Ok(u64::from_le_bytes(self.array(section, row)?))
     }
 
+    fn key_of(&self, row: usize) -> Result<Option<&str>, Error> {
+        if !self.has_keys() {
+            return Ok(None);
+        }
+        let (key, _) = self.var(Section::KeyEnds, Section::Keys, row)?;
+        let key = std::str::from_utf8(key).map_err(|_| Error::corrupted(&self.file.path, 0, "a key is not UTF-8"))?;
+        Ok((!key.is_empty()).then_some(key))
+    }
+
     fn var(&self, ends: Section, bytes: Section, row: usize) -> Result<(&[u8], u64), Error> {
-        const MARK: u64 = 1 << 63;
-        let begin = if row == 0 { 0 } else { self.end(ends, row - 1)? & !MARK };
+        const MARKS: u64 = HAS_TEXT | ENDS_BATCH;
+        let begin = if row == 0 { 0 } else { self.end(ends, row - 1)? & !MARKS };
         let end = self.end(ends, row)?;
-        let len = (end & !MARK).checked_sub(begin);
+        let len = (end & !MARKS).checked_sub(begin);
         let len = len.filter(|l| begin + l <= self.entry.sections[bytes as usize].1);
         let len = len.ok_or_else(|| Error::corrupted(&self.file.path, 0, "ends do not ascend"))?;
-        Ok((self.part(bytes, begin, len)?, end & MARK))
+        Ok((self.part(bytes, begin, len)?, end & MARKS))
     }
 }
 
@@ -425,7 +265,7 @@ impl RowSource for SealedRows {
 
     fn row(&self, row: usize) -> Result<Row<'_>, Error> {
         let run = self.run_of(row);
-        let (text, has_text) = self.var(Section::TextEnds, Section::Texts, row)?;
+        let (text, marks) = self.var(Section::TextEnds, Section::Texts, row)?;
         let text =
             std::str::from_utf8(text).map_err(|_| Error::corrupted(&self.file.path, 0, "a text is not UTF-8"))?;
         let (metadata, _) = self.var(Section::MetadataEnds, Section::Metadata, row)?;
@@ -442,9 +282,11 @@ impl RowSource for SealedRows {
             confidence: f32::from_le_bytes(self.array(Section::Confidence, row)?),
             inverse_norm: f32::from_le_bytes(self.array(Section::InverseNorm, row)?),
             hash: u64::from_le_bytes(self.array(Section::Hash, row)?),
-            text: (has_text != 0).then_some(text),
+            text: (marks & HAS_TEXT != 0).then_some(text),
             metadata,
+            key: self.key_of(row)?,
             vector,
+            ends_batch: marks & ENDS_BATCH != 0,
         })
     }
 
@@ -457,7 +299,24 @@ impl RowSource for SealedRows {
             observed_at: (observed_at != TIME_ABSENT).then_some(observed_at),
             confidence: f32::from_le_bytes(self.array(Section::Confidence, row)?),
             metadata: self.var(Section::MetadataEnds, Section::Metadata, row)?.0,
+            key: self.key_of(row)?,
         })
+    }
+
+    fn committed_at(&self, row: usize) -> i64 {
+        self.runs[self.run_of(row)].committed_at
+    }
+
+    fn ends_batch(&self, row: usize) -> Result<bool, Error> {
+        Ok(self.end(Section::TextEnds, row)? & ENDS_BATCH != 0)
+    }
+
+    fn has_keys(&self) -> bool {
+        self.entry.sections[Section::KeyEnds as usize].1 > 0
+    }
+
+    fn key(&self, row: usize) -> Result<Option<&str>, Error> {
+        self.key_of(row)
     }
 
     fn vectors_from(&self, row: usize, limit: usize) -> Result<VectorRun<'_>, Error> {

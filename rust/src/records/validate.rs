@@ -1,6 +1,8 @@
 //! Validate first (O1): nothing is consumed by an invalid observation. Also the inverse norms and content hashes that a row keeps;
 //! both follow from the frame's bytes alone, so replay finds the same (D6).
 
+use std::collections::HashSet;
+
 use xxhash_rust::xxh3::Xxh3;
 
 use super::frame::{FrameView, TIME_ABSENT};
@@ -106,9 +108,23 @@ pub fn check_frame(bytes: &[u8], dim: u32, metric: Metric, config: &Config) -> R
     for i in 0..view.count() {
         check_item(&view, bytes, i, &inverse_norms, metric, config).map_err(|e| e.at(i))?;
     }
+    if let Some((i, key)) = repeated_key(&view, bytes) {
+        let message =
+            format!("the key {key:?} comes twice in one batch; a batch is one moment, send the later one after it");
+        return Err(Error::InvalidArgument { field: "keys", index: Some(i), message });
+    }
     fits()?;
     let hashes = content_hashes(&view, bytes);
     Ok(Checked { view, inverse_norms, hashes })
+}
+
+/// The first item whose key an earlier item of the frame has (K1).
+fn repeated_key<'a>(view: &FrameView, bytes: &'a [u8]) -> Option<(usize, &'a str)> {
+    if !view.has_keys() {
+        return None;
+    }
+    let mut seen = HashSet::new();
+    (0..view.count()).find_map(|i| view.key(bytes, i).filter(|k| !seen.insert(*k)).map(|k| (i, k)))
 }
 
 fn check_item(
@@ -132,6 +148,13 @@ fn check_item(
         if std::str::from_utf8(text).is_err() {
             return Err(Error::invalid("text", "the text is not valid UTF-8".to_owned()));
         }
+    }
+    let key = view.key_bytes(bytes, i).unwrap_or(&[]);
+    if key.len() > config.key_bytes_max {
+        return too_large("key", key.len(), config.key_bytes_max);
+    }
+    if std::str::from_utf8(key).is_err() {
+        return Err(Error::invalid("key", "the key is not valid UTF-8".to_owned()));
     }
     if metadata.len() > config.metadata_bytes_max {
         return too_large("metadata", metadata.len(), config.metadata_bytes_max);
@@ -166,6 +189,7 @@ pub fn content_hashes(view: &FrameView, bytes: &[u8]) -> Vec<u64> {
         part(&mut h, view.text_bytes(bytes, i));
         part(&mut h, Some(view.metadata(bytes, i)));
         part(&mut h, view.vector(bytes, i));
+        part(&mut h, view.key_bytes(bytes, i));
         h.update(&view.observed_at(i).unwrap_or(TIME_ABSENT).to_le_bytes());
         h.update(&view.confidence(i).to_bits().to_le_bytes());
         h.digest()

@@ -1,11 +1,11 @@
-//! A record becomes rows (D6): from its own bytes and `committed_at`, nothing else. The same function serves the live path and replay.
+//! A record becomes rows and deaths (D6): from its own bytes and `committed_at`, nothing else. The same functions serve the live path and replay.
 
 use std::sync::Arc;
 
-use super::part::FrameRows;
+use super::part::{Change, FrameRows};
 use super::view::Part;
 use crate::error::Error;
-use crate::records::{Checked, FrameView, RowSource, inverse_norms};
+use crate::records::{FrameView, RowSource, inverse_norms};
 use crate::types::{Generation, LogPosition};
 
 /// What a group does to one space, published by one swap (O7).
@@ -14,7 +14,20 @@ pub struct Delta {
     pub parts: Vec<Part>,
     /// Generations used, rows or voids: first and last of each range.
     pub ranges: Vec<(Generation, Generation)>,
+    /// Who dies, and at which generation.
+    pub deaths: Vec<(Generation, Generation)>,
+    /// Generations without a row, and when they were committed.
+    pub changes: Vec<(Generation, i64)>,
     pub incarnation: Option<u64>,
+}
+
+/// An observe record's rows: those of a frame, numbered.
+pub struct Observed {
+    pub frame: Arc<Vec<u8>>,
+    pub hashes: Vec<u64>,
+    pub first: Generation,
+    /// Items whose key another memory has, and that memory.
+    pub supersedes: Vec<(u32, Generation)>,
 }
 
 impl Delta {
@@ -23,18 +36,17 @@ impl Delta {
     }
 }
 
-/// Rows of an observe record. Without `checked` (replay) the frame is read again; its checksum was verified with its group.
+/// Without `checked` (replay) the frame is read again; its checksum was verified with its group.
 pub fn apply_observe(
     delta: &mut Delta,
-    frame: Arc<Vec<u8>>,
-    checked: Option<Checked>,
-    hashes: Vec<u64>,
-    first: Generation,
+    observed: Observed,
+    checked: Option<(FrameView, Vec<f32>)>,
     position: LogPosition,
     committed_at: i64,
 ) -> Result<(), Error> {
+    let Observed { frame, hashes, first, supersedes } = observed;
     let (view, inverse_norms) = match checked {
-        Some(checked) => (checked.view, checked.inverse_norms),
+        Some(known) => known,
         None => {
             let view = FrameView::parse(&frame)?;
             let norms = inverse_norms(&view, &frame);
@@ -47,6 +59,21 @@ pub fn apply_observe(
     let rows = FrameRows::new(frame, view, inverse_norms, hashes, first, committed_at);
     let bytes = rows.heap_bytes();
     delta.ranges.push((first, rows.last()));
-    delta.parts.push(Part { rows: Arc::new(rows), position, bytes, sound: true });
+    delta.deaths.extend(supersedes.into_iter().map(|(item, old)| (old, first.plus(u64::from(item)))));
+    delta.parts.push(Part::new(Arc::new(rows), position, bytes));
     Ok(())
+}
+
+/// Those of `ids` that live die at `generation` (K3).
+pub fn apply_forget(
+    delta: &mut Delta,
+    ids: &[Generation],
+    generation: Generation,
+    position: LogPosition,
+    committed_at: i64,
+) {
+    delta.ranges.push((generation, generation));
+    delta.deaths.extend(ids.iter().map(|id| (*id, generation)));
+    delta.changes.push((generation, committed_at));
+    delta.parts.push(Part::new(Arc::new(Change { generation, committed_at }), position, Change::BYTES));
 }

@@ -49,6 +49,22 @@ impl RowSource for DamagedRows {
         Err(self.error.clone())
     }
 
+    fn committed_at(&self, _row: usize) -> i64 {
+        i64::MAX
+    }
+
+    fn ends_batch(&self, _row: usize) -> Result<bool, Error> {
+        Err(self.error.clone())
+    }
+
+    fn has_keys(&self) -> bool {
+        false
+    }
+
+    fn key(&self, _row: usize) -> Result<Option<&str>, Error> {
+        Err(self.error.clone())
+    }
+
     fn vectors_from(&self, _row: usize, _limit: usize) -> Result<VectorRun<'_>, Error> {
         Err(self.error.clone())
     }

@@ -68,18 +68,30 @@ impl RowSource for FrameRows {
             hash: self.hashes[row],
             text,
             metadata: self.view.metadata(&self.frame, row),
+            key: self.view.key(&self.frame, row),
             vector: self.view.vector(&self.frame, row),
+            ends_batch: row + 1 == self.rows(),
         })
     }
 
     fn facts(&self, row: usize) -> Result<Facts<'_>, Error> {
-        Ok(Facts {
-            generation: self.first.plus(row as u64),
-            committed_at: self.committed_at,
-            observed_at: self.view.observed_at(row),
-            confidence: self.view.confidence(row),
-            metadata: self.view.metadata(&self.frame, row),
-        })
+        Ok(self.view.facts(&self.frame, row, self.first.plus(row as u64), self.committed_at))
+    }
+
+    fn committed_at(&self, _row: usize) -> i64 {
+        self.committed_at
+    }
+
+    fn ends_batch(&self, row: usize) -> Result<bool, Error> {
+        Ok(row + 1 == self.rows())
+    }
+
+    fn has_keys(&self) -> bool {
+        self.view.has_keys()
+    }
+
+    fn key(&self, row: usize) -> Result<Option<&str>, Error> {
+        Ok(self.view.key(&self.frame, row))
     }
 
     fn vectors_from(&self, row: usize, limit: usize) -> Result<VectorRun<'_>, Error> {
@@ -98,5 +110,70 @@ impl RowSource for FrameRows {
         let size = self.view.dim() * 4;
         let bytes = &self.view.vectors(&self.frame)[first * size..(first + n) * size];
         Ok(VectorRun { rows: n, bytes, inverse_norms: self.inverse_norms[first..first + n].to_vec() })
+    }
+}
+
+/// A generation without a row: it keeps its place in the tail until a checkpoint covers it.
+pub struct Change {
+    pub generation: Generation,
+    pub committed_at: i64,
+}
+
+impl Change {
+    /// Memory it takes in a tail.
+    pub const BYTES: u64 = 128;
+
+    fn none<T>(&self) -> Result<T, Error> {
+        Err(Error::corrupted("a log group", 0, format!("generation {} has no row", self.generation)))
+    }
+}
+
+impl RowSource for Change {
+    fn rows(&self) -> usize {
+        0
+    }
+
+    fn first(&self) -> Generation {
+        self.generation
+    }
+
+    fn last(&self) -> Generation {
+        self.generation
+    }
+
+    fn generation_at(&self, _row: usize) -> Generation {
+        self.generation
+    }
+
+    fn row_of(&self, _generation: Generation) -> Option<usize> {
+        None
+    }
+
+    fn row(&self, _row: usize) -> Result<Row<'_>, Error> {
+        self.none()
+    }
+
+    fn facts(&self, _row: usize) -> Result<Facts<'_>, Error> {
+        self.none()
+    }
+
+    fn committed_at(&self, _row: usize) -> i64 {
+        self.committed_at
+    }
+
+    fn ends_batch(&self, _row: usize) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    fn has_keys(&self) -> bool {
+        false
+    }
+
+    fn key(&self, _row: usize) -> Result<Option<&str>, Error> {
+        Ok(None)
+    }
+
+    fn vectors_from(&self, _row: usize, _limit: usize) -> Result<VectorRun<'_>, Error> {
+        self.none()
     }
 }

@@ -4,6 +4,7 @@
 //! replace the tail's head. `numbered` belongs to the partition's writer. Counters are for limits and statistics: Relaxed, except the
 //! unsealed bytes, which admission compares with a limit (AcqRel, like the depth).
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -13,12 +14,13 @@ use parking_lot::Mutex;
 use super::append::AppendList;
 use super::apply::Delta;
 use super::flow::Flow;
+use super::keys::Keys;
 use super::snapshot::Pins;
-use super::view::{Part, SealedPart, View};
+use super::view::{SealedPart, View};
 use super::watermark::Watermark;
 use crate::error::Error;
 use crate::queue::{Committed, Depth, Gate, Lane, Pool, Reply};
-use crate::records::Checked;
+use crate::records::{Checked, Filter};
 use crate::types::{Config, Durability, Generation, LogPosition, SpaceOptions};
 
 /// A checked frame on its way.
@@ -30,6 +32,27 @@ pub struct Batch {
     pub reply: Reply<Committed>,
 }
 
+/// Which memories are meant by a forget.
+pub enum Wanted {
+    /// Names, ascending; those that are no living memory when it is numbered are passed over.
+    Ids(Vec<Generation>),
+    Key(String),
+    /// `Ids` found at generation `since`, and what matches of all that was numbered after it.
+    Matching {
+        found: Vec<Generation>,
+        since: Generation,
+        filter: Filter,
+    },
+}
+
+/// A change on its way that is not an observation: it goes before all that waits (O3).
+pub struct Control {
+    pub admitted_at: u64,
+    pub bytes: u64,
+    pub wanted: Wanted,
+    pub reply: Reply<Committed>,
+}
+
 /// Where a space's history stands when it is put into the store.
 #[derive(Clone, Debug, Default)]
 pub struct SpaceState {
@@ -38,6 +61,8 @@ pub struct SpaceState {
     pub incarnation: u64,
     pub lost: Vec<(Generation, Generation)>,
     pub degraded: Option<String>,
+    /// Deaths of rows that cannot be read: should the file come back, they are dead.
+    pub unplaced: Vec<(Generation, Generation)>,
 }
 
 pub struct Space {
@@ -45,6 +70,9 @@ pub struct Space {
     pub durability: Durability,
     pub lane: Lane<Batch>,
     pub depth: Depth,
+    pub controls: Lane<Control>,
+    pub controls_depth: Depth,
+    pub keys: Keys,
     pub gate: Gate,
     pub pins: Pins,
     pub(super) flow: Flow,
@@ -56,6 +84,10 @@ pub struct Space {
     fenced: AtomicBool,
     in_doubt: OnceLock<String>,
     state: Mutex<SpaceState>,
+    /// Forgets of the horizon: generation and time.
+    changes: Mutex<Vec<(Generation, i64)>>,
+    /// Numbered forgets' ids that are not applied yet. Only the partition's writer looks.
+    dying: Mutex<HashSet<Generation>>,
     pub recalls: AtomicU64,
     damage: Mutex<Option<String>>,
 }
@@ -71,6 +103,9 @@ impl Space {
         Self {
             lane: Lane::default(),
             depth: Depth::new(config.queue_observations_max, config.queue_bytes_max),
+            controls: Lane::default(),
+            controls_depth: Depth::new(config.forgets_max, config.forgets_bytes_max),
+            keys: Keys::default(),
             gate: Gate::default(),
             pins: Pins::default(),
             flow: Flow::new(config),
@@ -82,6 +117,8 @@ impl Space {
             fenced: AtomicBool::new(false),
             in_doubt: OnceLock::new(),
             state: Mutex::new(state),
+            changes: Mutex::default(),
+            dying: Mutex::default(),
             recalls: AtomicU64::new(0),
             damage: Mutex::default(),
             options,
@@ -118,6 +155,19 @@ impl Space {
             view.tail.set(view.tail_to, part);
             view.tail_to += 1;
         }
+        let mut dying = self.dying.lock();
+        for (row, death) in delta.deaths {
+            dying.remove(&row);
+            match view.kill(row, death) {
+                Some(true) => view.memories -= 1,
+                Some(false) => {}
+                None if view.unsound_at(row) => self.state.lock().unplaced.push((row, death)),
+                // Compacted away.
+                None => {}
+            }
+        }
+        drop(dying);
+        self.changes.lock().extend(delta.changes);
         for (first, last) in delta.ranges {
             watermark.finish(first, last);
         }
@@ -178,18 +228,18 @@ impl Space {
         let through = sealed.iter().filter(|s| s.sound).map(|s| s.place.last).max();
         state.sealed_through = state.sealed_through.max(through.unwrap_or_default());
         drop(state);
-        let rows: u64 = sealed.iter().filter(|s| s.sound).map(|s| s.place.rows).sum();
-        let tail_to = old.tail_to - sealed_parts;
-        let in_tail = |i: usize| tail.get(i).filter(|p: &&Part| p.sound).map_or(0, |p| p.rows.rows() as u64);
-        let memories = rows + (0..tail_to).map(in_tail).sum::<u64>();
-        let watermark = old.watermark;
-        self.view.store(Arc::new(View {
-            sealed: Arc::new(sealed),
-            tail: Arc::new(tail),
-            tail_to,
-            watermark,
-            memories,
-        }));
+        let (tail_to, watermark) = (old.tail_to - sealed_parts, old.watermark);
+        let mut view = View { sealed: Arc::new(sealed), tail: Arc::new(tail), tail_to, watermark, memories: 0 };
+        // New files begin without deaths: what died before or while they were written is carried over here, under the lock.
+        let stays = |file| view.sealed.iter().any(|p| p.place.file == file);
+        let gone = old.sealed.iter().filter(|p| !stays(p.place.file)).map(|p| (&p.rows, &p.deaths));
+        for (rows, deaths) in gone.chain(old.tail().take(sealed_parts).map(|p| (&p.rows, &p.deaths))) {
+            deaths.each(Generation(u64::MAX)).for_each(|(row, death)| {
+                view.kill(rows.generation_at(row), death);
+            });
+        }
+        view.memories = view.count_living();
+        self.view.store(Arc::new(view));
         self.shrink(freed, now);
     }
 
@@ -200,6 +250,11 @@ impl Space {
     /// The log before the oldest row that is not sealed.
     pub fn first_unsealed(&self) -> Option<LogPosition> {
         self.view.load().tail().next().map(|p| p.position)
+    }
+
+    /// Whether nothing of this space is on its way; whoever takes a permit after this sees what was written before it.
+    pub fn is_drained(&self) -> bool {
+        self.depth.is_drained() && self.controls_depth.is_drained()
     }
 
     /// From now on nothing new is admitted (K4).
@@ -232,6 +287,38 @@ impl Space {
         match self.in_doubt.get() {
             Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
             None => Ok(()),
+        }
+    }
+
+    /// Generations without a row, and when they were committed.
+    pub fn changes(&self) -> Vec<(Generation, i64)> {
+        self.changes.lock().clone()
+    }
+
+    /// The last of them at or before a time.
+    pub fn change_at(&self, time: i64) -> Option<Generation> {
+        let changes = self.changes.lock();
+        let known = changes.partition_point(|(_, at)| *at <= time);
+        known.checked_sub(1).map(|i| changes[i].0)
+    }
+
+    /// These are numbered to die. Only the partition's writer calls this, and the next.
+    pub fn condemn(&self, ids: &[Generation]) {
+        self.dying.lock().extend(ids);
+    }
+
+    pub fn is_condemned(&self, id: Generation) -> bool {
+        self.dying.lock().contains(&id)
+    }
+
+    /// Learns the keys of all rows; at a start, before anyone uses the space.
+    pub fn learn_keys(&self) {
+        let learnt = self.view().keys(|key, generation| {
+            self.keys.add(key, generation);
+        });
+        if let Err(error) = learnt {
+            // A key whose owner is not known could not be superseded.
+            self.degrade(error.to_string(), None);
         }
     }
 

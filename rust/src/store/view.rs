@@ -1,11 +1,12 @@
 //! An immutable view of a space: what a recall reads from beginning to end.
 //!
 //! Rows have ascending generations: sealed parts first, then the tail up to `tail_to`. A snapshot W restricts any view made at or after
-//! W to generations ≤ W (G3); rows never change, so the answer is the same from each of them.
+//! W to generations ≤ W (G3); rows never change, and a row that died later lives at W, so the answer is the same from each of them.
 
 use std::sync::Arc;
 
 use super::append::AppendList;
+use super::deaths::Deaths;
 use crate::error::Error;
 use crate::index::{Cue, Near, TopK};
 use crate::records::{Filter, Row, RowSource, SealedFile};
@@ -14,29 +15,55 @@ use crate::wal::FilePart;
 
 /// Rows scored together: their vectors stay in the second-level cache while several cues pass.
 const SCAN_ROWS: usize = 128;
+/// Rows between two pulses.
+const PULSE_ROWS: usize = 1 << 14;
 
-/// Which rows of a run a filter lets through; asked only for rows that would be hits, and once for all cues.
+/// What a read wants: rows up to a generation, that live then and match.
+#[derive(Clone, Copy)]
+pub struct Scope<'a> {
+    pub upto: Generation,
+    pub filter: Option<&'a Filter>,
+    /// Asked now and then during a long walk: an error ends it (a signal came).
+    pub pulse: &'a dyn Fn() -> Result<(), Error>,
+}
+
+/// Rows, and when they died.
+#[derive(Clone, Copy)]
+struct Held<'a> {
+    rows: &'a dyn RowSource,
+    deaths: &'a Deaths,
+}
+
+/// Which rows of a run are wanted; asked only for rows that would be hits, and once for all cues.
 struct Sieve<'a> {
-    filter: Option<&'a Filter>,
+    held: Held<'a>,
+    scope: Scope<'a>,
     first: usize,
     asked: u128,
     passed: u128,
 }
 
 impl<'a> Sieve<'a> {
-    fn new(filter: Option<&'a Filter>, first: usize) -> Self {
+    fn new(held: Held<'a>, scope: Scope<'a>, first: usize) -> Self {
         const { assert!(SCAN_ROWS <= 128, "a bit a row") };
-        Self { filter, first, asked: 0, passed: 0 }
+        Self { held, scope, first, asked: 0, passed: 0 }
     }
 
-    fn passes(&mut self, source: &dyn RowSource, row: usize) -> Result<bool, Error> {
-        let Some(filter) = self.filter else { return Ok(true) };
+    fn passes(&mut self, row: usize) -> Result<bool, Error> {
+        let Some(filter) = self.scope.filter else { return Ok(self.held.lives(row, self.scope.upto)) };
         let bit = 1 << (row - self.first);
         if self.asked & bit == 0 {
             self.asked |= bit;
-            self.passed |= if filter.matches(&source.facts(row)?) { bit } else { 0 };
+            let wanted = self.held.lives(row, self.scope.upto) && filter.matches(&self.held.rows.facts(row)?);
+            self.passed |= if wanted { bit } else { 0 };
         }
         Ok(self.passed & bit != 0)
+    }
+}
+
+impl Held<'_> {
+    fn lives(&self, row: usize, upto: Generation) -> bool {
+        self.deaths.at(row, upto).is_none()
     }
 }
 
@@ -49,6 +76,15 @@ pub struct Part {
     pub bytes: u64,
     /// False: stands for lost rows.
     pub sound: bool,
+    pub deaths: Arc<Deaths>,
+}
+
+impl Part {
+    /// Rows of which none has died.
+    pub fn new(rows: Arc<dyn RowSource>, position: LogPosition, bytes: u64) -> Self {
+        let deaths = Arc::new(Deaths::new(rows.rows()));
+        Self { rows, position, bytes, sound: true, deaths }
+    }
 }
 
 #[derive(Clone)]
@@ -59,6 +95,7 @@ pub struct SealedPart {
     pub rows: Arc<dyn RowSource>,
     pub bytes: u64,
     pub sound: bool,
+    pub deaths: Arc<Deaths>,
 }
 
 #[derive(Clone)]
@@ -79,7 +116,7 @@ impl View {
         self.watermark
     }
 
-    /// Sound rows, whatever their generation.
+    /// Rows that live at the watermark and can be read.
     pub fn memories(&self) -> u64 {
         self.memories
     }
@@ -100,10 +137,10 @@ impl View {
         self.sealed.len() + self.tail_to
     }
 
-    fn source(&self, i: usize) -> Option<&dyn RowSource> {
+    fn held(&self, i: usize) -> Option<Held<'_>> {
         match self.sealed.get(i) {
-            Some(part) => Some(&*part.rows),
-            None => self.tail.get(i - self.sealed.len()).map(|p| &*p.rows),
+            Some(part) => Some(Held { rows: &*part.rows, deaths: &part.deaths }),
+            None => self.tail.get(i - self.sealed.len()).map(|p| Held { rows: &*p.rows, deaths: &p.deaths }),
         }
     }
 
@@ -112,45 +149,85 @@ impl View {
         let (mut low, mut high) = (0, self.count());
         while low < high {
             let mid = usize::midpoint(low, high);
-            if self.source(mid).is_some_and(|s| s.last() < generation) { low = mid + 1 } else { high = mid }
+            if self.held(mid).is_some_and(|h| h.rows.last() < generation) { low = mid + 1 } else { high = mid }
         }
         low
     }
 
-    /// The memory named `generation`, if it is visible at `upto`.
-    pub fn get(&self, generation: Generation, upto: Generation) -> Result<Option<Row<'_>>, Error> {
-        if generation > upto {
-            // Behind the last known row of a space that lost its log's end nobody knows what was.
-            let last = self.count().checked_sub(1).and_then(|i| self.source(i)).filter(|s| s.last() >= generation);
-            return last.and_then(RowSource::damage).map_or(Ok(None), |error| Err(error.clone()));
-        }
-        let Some(source) = self.source(self.part_from(generation)) else {
-            return Ok(None);
-        };
-        source.row_of(generation).map(|row| source.row(row)).transpose()
+    /// Where the row named `generation` is, dead or alive.
+    fn find(&self, generation: Generation) -> Option<(Held<'_>, usize)> {
+        let held = self.held(self.part_from(generation))?;
+        held.rows.row_of(generation).map(|row| (held, row))
     }
 
-    /// Calls `each` with rows in (after, upto] that `filter` lets through, until it says false.
+    /// Row and death of the memory named `generation`, dead or alive at `upto`.
+    pub fn version(
+        &self,
+        generation: Generation,
+        upto: Generation,
+    ) -> Result<Option<(Row<'_>, Option<Generation>)>, Error> {
+        if generation > upto {
+            // Behind the last known row of a space that lost its log's end nobody knows what was.
+            let last = self.count().checked_sub(1).and_then(|i| self.held(i)).filter(|h| h.rows.last() >= generation);
+            return last.and_then(|h| h.rows.damage()).map_or(Ok(None), |error| Err(error.clone()));
+        }
+        let Some((held, row)) = self.find(generation) else {
+            return Ok(None);
+        };
+        Ok(Some((held.rows.row(row)?, held.deaths.at(row, upto))))
+    }
+
+    /// The memory named `generation`, if it is visible at `upto`.
+    pub fn get(&self, generation: Generation, upto: Generation) -> Result<Option<Row<'_>>, Error> {
+        Ok(self.version(generation, upto)?.filter(|(_, death)| death.is_none()).map(|(row, _)| row))
+    }
+
+    /// Whether a row of that name is here and lives.
+    pub fn lives(&self, generation: Generation) -> bool {
+        self.find(generation).is_some_and(|(held, row)| held.lives(row, Generation(u64::MAX)))
+    }
+
+    /// The row died; false if it was dead, or is not here.
+    pub(super) fn kill(&self, generation: Generation, death: Generation) -> Option<bool> {
+        let (held, row) = self.find(generation)?;
+        held.rows.damage().is_none().then(|| held.deaths.set(row, death))
+    }
+
+    /// Whether rows that cannot be read stand where this one would be.
+    pub(super) fn unsound_at(&self, generation: Generation) -> bool {
+        self.held(self.part_from(generation)).is_some_and(|h| h.rows.damage().is_some() && h.rows.first() <= generation)
+    }
+
+    /// Rows that live, whatever the watermark says.
+    pub(super) fn count_living(&self) -> u64 {
+        let sound = (0..self.count()).filter_map(|i| self.held(i)).filter(|h| h.rows.damage().is_none());
+        sound.map(|h| h.rows.rows() as u64 - h.deaths.count(h.rows.rows(), Generation(u64::MAX))).sum()
+    }
+
+    /// Calls `each` with rows behind `after` that are wanted, until it says false.
     pub fn list(
         &self,
         after: Generation,
-        upto: Generation,
-        filter: Option<&Filter>,
+        scope: Scope<'_>,
         mut each: impl FnMut(Row<'_>) -> bool,
     ) -> Result<(), Error> {
         for i in self.part_from(Generation(after.0.saturating_add(1)))..self.count() {
-            let Some(source) = self.source(i) else { break };
-            if source.first() > upto {
-                break;
-            }
+            let Some(held) = self.held(i).filter(|h| h.rows.first() <= scope.upto) else { break };
+            let source = held.rows;
             if let Some(error) = source.damage() {
                 return Err(error.clone());
             }
             for row in first_after(source, after)..source.rows() {
-                if source.generation_at(row) > upto {
+                if row % PULSE_ROWS == 0 {
+                    (scope.pulse)()?;
+                }
+                if source.generation_at(row) > scope.upto {
                     return Ok(());
                 }
-                if let Some(filter) = filter
+                if !held.lives(row, scope.upto) {
+                    continue;
+                }
+                if let Some(filter) = scope.filter
                     && !filter.matches(&source.facts(row)?)
                 {
                     continue;
@@ -167,52 +244,102 @@ impl View {
     pub fn len_at(&self, upto: Generation) -> Result<u64, Error> {
         let mut n = 0;
         for i in 0..self.count() {
-            let Some(source) = self.source(i) else { break };
-            if source.first() > upto {
-                break;
-            }
-            if let Some(error) = source.damage() {
+            let Some(held) = self.held(i).filter(|h| h.rows.first() <= upto) else { break };
+            if let Some(error) = held.rows.damage() {
                 return Err(error.clone());
             }
-            n += if source.last() <= upto { source.rows() } else { first_after(source, upto) } as u64;
+            let rows = if held.rows.last() <= upto { held.rows.rows() } else { first_after(held.rows, upto) };
+            n += rows as u64 - held.deaths.count(rows, upto);
         }
         Ok(n)
     }
 
-    /// Scores every visible row with a vector against all cues: the flat index (G6). `filter` is applied during the scan: k rows come
+    /// Scores every wanted row with a vector against all cues: the flat index (G6). The filter is applied during the scan: k rows come
     /// back whenever k match (G4).
-    pub fn scan(
-        &self,
-        cues: &[Cue],
-        tops: &mut [TopK],
-        upto: Generation,
-        filter: Option<&Filter>,
-    ) -> Result<(), Error> {
+    pub fn scan(&self, cues: &[Cue], tops: &mut [TopK], scope: Scope<'_>) -> Result<(), Error> {
         let mut scores = Vec::new();
+        let mut since_pulse = 0;
         for i in 0..self.count() {
-            let Some(source) = self.source(i) else { break };
-            if source.first() > upto {
-                break;
-            }
+            let Some(held) = self.held(i).filter(|h| h.rows.first() <= scope.upto) else { break };
+            let source = held.rows;
             if let Some(error) = source.damage() {
                 return Err(error.clone());
             }
-            let end = if source.last() <= upto { source.rows() } else { first_after(source, upto) };
+            let end = if source.last() <= scope.upto { source.rows() } else { first_after(source, scope.upto) };
             let mut row = 0;
             while row < end {
                 let run = source.vectors_from(row, SCAN_ROWS.min(end - row))?;
                 if !run.bytes.is_empty() {
-                    let mut sieve = Sieve::new(filter, row);
+                    let mut sieve = Sieve::new(held, scope, row);
                     for (cue, top) in cues.iter().zip(tops.iter_mut()) {
                         cue.score(run.bytes, &run.inverse_norms, &mut scores);
                         for (at, score) in scores.iter().enumerate() {
-                            if top.admits(*score) && sieve.passes(source, row + at)? {
+                            if top.admits(*score) && sieve.passes(row + at)? {
                                 top.push(Near { score: *score, generation: source.generation_at(row + at) });
                             }
                         }
                     }
                 }
                 row += run.rows;
+                since_pulse += run.rows * cues.len();
+                if since_pulse >= PULSE_ROWS {
+                    (scope.pulse)()?;
+                    since_pulse = 0;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The last generation at or before `wanted` that does not lie inside a batch (G5).
+    pub fn whole_batches(&self, wanted: Generation) -> Result<Generation, Error> {
+        let mut at = wanted;
+        while let Some((held, row)) = self.find(at) {
+            if held.rows.ends_batch(row)? {
+                break;
+            }
+            at = Generation(at.0 - 1);
+        }
+        Ok(at)
+    }
+
+    /// The last generation of a row committed at or before `time` (G5).
+    pub fn generation_at(&self, time: i64) -> Option<Generation> {
+        let (mut low, mut high) = (0, self.count());
+        let begins = |i: usize| self.held(i).is_some_and(|h| h.rows.rows() > 0 && h.rows.committed_at(0) <= time);
+        while low < high {
+            let mid = usize::midpoint(low, high);
+            // What has no rows says nothing: the next that has some decides.
+            let known = (mid..high).find(|i| self.held(*i).is_some_and(|h| h.rows.rows() > 0));
+            match known {
+                Some(i) if begins(i) => low = i + 1,
+                _ => high = mid,
+            }
+        }
+        let held = (0..low).rev().filter_map(|i| self.held(i)).find(|h| h.rows.rows() > 0)?;
+        let (mut from, mut to) = (0, held.rows.rows());
+        while from < to {
+            let mid = usize::midpoint(from, to);
+            if held.rows.committed_at(mid) <= time { from = mid + 1 } else { to = mid }
+        }
+        from.checked_sub(1).map(|row| held.rows.generation_at(row))
+    }
+
+    /// Row and death of all that died at or before `upto`, in order of the rows.
+    pub fn deaths(&self, upto: Generation) -> Vec<(Generation, Generation)> {
+        let of = |h: Held<'_>| -> Vec<_> {
+            h.deaths.each(upto).map(|(row, death)| (h.rows.generation_at(row), death)).collect()
+        };
+        (0..self.count()).filter_map(|i| self.held(i)).flat_map(of).collect()
+    }
+
+    /// Calls `each` with every key and its row's generation, in order.
+    pub fn keys(&self, mut each: impl FnMut(&str, Generation)) -> Result<(), Error> {
+        for held in (0..self.count()).filter_map(|i| self.held(i)).filter(|h| h.rows.has_keys()) {
+            for row in 0..held.rows.rows() {
+                if let Some(key) = held.rows.key(row)? {
+                    each(key, held.rows.generation_at(row));
+                }
             }
         }
         Ok(())

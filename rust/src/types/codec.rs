@@ -5,7 +5,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
-use super::{FORMAT_VERSION, PartitionId};
+use super::{FORGET_IDS_MAX, FORMAT_VERSION, Generation, PartitionId};
 use crate::error::Error;
 
 pub fn put_u16(out: &mut Vec<u8>, v: u16) {
@@ -18,6 +18,42 @@ pub fn put_u32(out: &mut Vec<u8>, v: u32) {
 
 pub fn put_u64(out: &mut Vec<u8>, v: u64) {
     out.extend_from_slice(&v.to_le_bytes());
+}
+
+/// Seven bits a byte, lowest first.
+pub fn put_varint(out: &mut Vec<u8>, mut v: u64) {
+    while v >= 0x80 {
+        out.push((v & 0x7f) as u8 | 0x80);
+        v >>= 7;
+    }
+    out.push(v as u8);
+}
+
+/// Ascending generations as runs: how many, then from the end of the one before to the begin, and the length, of each.
+pub fn put_runs(out: &mut Vec<u8>, ids: &[Generation]) {
+    let runs: Vec<&[Generation]> = ids.chunk_by(|a, b| a.0 + 1 == b.0).collect();
+    put_varint(out, runs.len() as u64);
+    let mut end = 0;
+    for run in runs {
+        put_varint(out, run[0].0 - end);
+        put_varint(out, run.len() as u64);
+        end = run[0].0 + run.len() as u64;
+    }
+}
+
+/// What `put_runs` wrote; None for anything else. Never more ids than a forget may have.
+pub fn take_runs(c: &mut Cursor<'_>) -> Option<Vec<Generation>> {
+    let mut ids = Vec::new();
+    let mut end = 0u64;
+    for _ in 0..c.varint()? {
+        let first = end.checked_add(c.varint()?)?;
+        end = first.checked_add(c.varint()?)?;
+        if end - first > FORGET_IDS_MAX - ids.len() as u64 {
+            return None;
+        }
+        ids.extend((first..end).map(Generation));
+    }
+    Some(ids)
 }
 
 /// Reads forward; every read is checked against the end.
@@ -65,6 +101,21 @@ impl<'a> Cursor<'a> {
     pub fn count(&mut self, each: usize) -> Option<usize> {
         let n = self.u32()? as usize;
         (n.checked_mul(each)? <= self.bytes.len()).then_some(n)
+    }
+
+    pub fn varint(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            if shift == 63 && byte > 1 {
+                return None;
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
     }
 
     pub fn remaining(&self) -> usize {
@@ -168,6 +219,21 @@ mod tests {
         let sum = xxh3_64(&bytes[..8]);
         bytes[8..].copy_from_slice(&sum.to_le_bytes());
         assert!(matches!(Stamp::check(&bytes, b"TEST"), Err(StampError::Version(9))));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn runs_come_back(gaps in proptest::collection::vec(1u64..4, 0..60), bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40)) {
+            let mut at = 0;
+            let ids: Vec<Generation> = gaps.iter().map(|gap| { at += gap; Generation(at) }).collect();
+            let mut out = Vec::new();
+            put_runs(&mut out, &ids);
+            let mut c = Cursor::new(&out);
+            proptest::prop_assert_eq!(take_runs(&mut c), Some(ids));
+            proptest::prop_assert_eq!(c.remaining(), 0);
+            // Any bytes are an answer, and a small one.
+            let _ = take_runs(&mut Cursor::new(&bytes));
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use crate::error::Error;
 pub const FORMAT_VERSION: u16 = 1;
 pub const DIM_MAX: u32 = 8192;
 pub const NAME_BYTES_MAX: usize = 64;
+/// Memories that one forget record names (K3).
+pub const FORGET_IDS_MAX: u64 = 1_000_000;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -18,6 +20,7 @@ pub struct Config {
     pub text_bytes_max: usize,
     pub metadata_bytes_max: usize,
     pub metadata_depth_max: usize,
+    pub key_bytes_max: usize,
     pub item_bytes_max: usize,
     pub batch_items_max: usize,
     pub batch_bytes_max: usize,
@@ -28,6 +31,9 @@ pub struct Config {
     pub queue_observations_max: u64,
     pub queue_bytes_max: u64,
     pub queue_process_bytes_max: u64,
+    /// Forgets of one space on their way, and what they hold.
+    pub forgets_max: u64,
+    pub forgets_bytes_max: u64,
     pub admission_timeout_ms: u64,
     /// An observation that waits for so long presses like a full queue (P2).
     pub queue_age_ms_max: u64,
@@ -69,6 +75,7 @@ impl Default for Config {
             text_bytes_max: 1 << 20,
             metadata_bytes_max: 64 << 10,
             metadata_depth_max: 16,
+            key_bytes_max: 256,
             item_bytes_max: 2 << 20,
             batch_items_max: 16_384,
             batch_bytes_max: 8 << 20,
@@ -77,6 +84,8 @@ impl Default for Config {
             queue_observations_max: 100_000,
             queue_bytes_max: 256 * MIB,
             queue_process_bytes_max: 1024 * MIB,
+            forgets_max: 1_000,
+            forgets_bytes_max: 64 * MIB,
             admission_timeout_ms: 30_000,
             queue_age_ms_max: 1_000,
             quantum_bytes: 256 << 10,

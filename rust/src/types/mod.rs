@@ -6,7 +6,7 @@
 pub mod codec;
 mod config;
 
-pub use config::{Config, DIM_MAX, FORMAT_VERSION, NAME_BYTES_MAX};
+pub use config::{Config, DIM_MAX, FORGET_IDS_MAX, FORMAT_VERSION, NAME_BYTES_MAX};
 
 use crate::error::Error;
 

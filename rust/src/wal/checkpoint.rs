@@ -4,7 +4,7 @@ use std::io;
 
 use crate::env::{Files, Output, Site};
 use crate::error::Error;
-use crate::types::codec::{Cursor, Seed, Stamp, StampError, put_u32, put_u64};
+use crate::types::codec::{Cursor, Seed, Stamp, StampError, put_u32, put_u64, put_varint};
 use crate::types::{FileId, Generation, LogPosition, PartitionId, SpaceId};
 
 const MAGIC: &[u8; 4] = b"ECKP";
@@ -42,6 +42,10 @@ pub struct CheckpointSpace {
     /// Generations the log lost to damage, and why the space is degraded.
     pub lost: Vec<(Generation, Generation)>,
     pub degraded: Option<String>,
+    /// Rows of the parts that died at or before `last_generation`, and when, in order of the rows.
+    pub deaths: Vec<(Generation, Generation)>,
+    /// Generations without a row, and when they were committed, as far back as `as_of` reaches.
+    pub changes: Vec<(Generation, i64)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,7 +122,7 @@ impl Checkpoint {
                 })
             })
             .collect::<Option<_>>()?;
-        let spaces = (0..c.count(44)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
+        let spaces = (0..c.count(52)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
         let position = LogPosition { offset, segment, epoch, chain };
         (c.remaining() == 0).then_some(Self { number, position, committed_at, next_file, files, spaces })
     }
@@ -155,6 +159,23 @@ impl CheckpointSpace {
         let reason = self.degraded.as_deref().unwrap_or("");
         put_u32(body, reason.len() as u32);
         body.extend_from_slice(reason.as_bytes());
+        let alike = |a: &(Generation, Generation), b: &(Generation, Generation)| a.0.0 + 1 == b.0.0 && a.1 == b.1;
+        let runs: Vec<&[(Generation, Generation)]> = self.deaths.chunk_by(alike).collect();
+        put_u32(body, runs.len() as u32);
+        let mut end = 0;
+        for run in runs {
+            let (first, death) = run[0];
+            // A row dies after it was born.
+            for v in [first.0 - end, run.len() as u64, death.0 - first.0] {
+                put_varint(body, v);
+            }
+            end = first.0 + run.len() as u64;
+        }
+        put_u32(body, self.changes.len() as u32);
+        for (generation, at) in &self.changes {
+            put_u64(body, generation.0);
+            put_u64(body, at.cast_unsigned());
+        }
     }
 
     fn decode(c: &mut Cursor<'_>) -> Option<Self> {
@@ -169,6 +190,14 @@ impl CheckpointSpace {
             (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect::<Option<_>>()?;
         let reason = c.count(1)?;
         let reason = std::str::from_utf8(c.take(reason)?).ok()?.to_owned();
+        let (mut deaths, mut end) = (Vec::new(), 0u64);
+        for _ in 0..c.count(3)? {
+            let first = end.checked_add(c.varint()?)?;
+            end = first.checked_add(c.varint()?)?;
+            let death = Generation(first.checked_add(c.varint()?)?);
+            deaths.extend((first..end).map(|row| (Generation(row), death)));
+        }
+        let changes = (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), c.i64()?))).collect::<Option<_>>()?;
         Some(Self {
             id,
             last_generation: Generation(last),
@@ -177,6 +206,8 @@ impl CheckpointSpace {
             parts,
             lost,
             degraded: (!reason.is_empty()).then_some(reason),
+            deaths,
+            changes,
         })
     }
 }
@@ -221,6 +252,10 @@ mod tests {
                 parts: vec![FilePart { file: FileId(3), first: Generation(1), last: Generation(9), rows: 9 }],
                 lost: vec![(Generation(4), Generation(5))],
                 degraded: Some("log".to_owned()),
+                deaths: [(1, 9), (2, 9), (3, 5), (7, 10), (8, 10)]
+                    .map(|(a, b)| (Generation(a), Generation(b)))
+                    .to_vec(),
+                changes: vec![(Generation(10), -7)],
             }],
         };
         let mut bytes = checkpoint.encode(seed, PartitionId(1));

@@ -19,7 +19,9 @@ pub use checkpoint::{Checkpoint, CheckpointFile, CheckpointSpace, FilePart, chec
 
 pub use format::{GROUP_ALIGN, GROUP_HEADER, GroupHeader, SEGMENT_HEADER, SegmentHeader, group_len};
 pub use manifest::{MANIFEST_PATH, Manifest, partition_dir};
-pub use record::{CloseRecord, CreateSpace, DropSpace, ObserveRecord, Record, RecordKind, VoidRecord, observe_prefix};
+pub use record::{
+    CloseRecord, CreateSpace, DropSpace, ForgetRecord, ObserveRecord, Record, RecordKind, VoidRecord, observe_prefix,
+};
 pub use restamp::{NewSegment, restamp};
 pub use scan::{GroupAt, LogDamage, Recovered, recover, segment_path};
 pub use supply::{Spare, Supply, SupplyWork};

@@ -3,7 +3,7 @@
 //! A record is self-contained: replaying it needs no clock, no random number and no derived state (D6, T6).
 
 use crate::error::Error;
-use crate::types::codec::{Cursor, put_u32, put_u64};
+use crate::types::codec::{Cursor, put_runs, put_u32, put_u64, take_runs};
 use crate::types::{Durability, Generation, Metric, NAME_BYTES_MAX, PartitionId, SpaceId, SpaceOptions};
 
 const RECORD_HEADER: usize = 16;
@@ -13,6 +13,7 @@ const RECORD_VERSION: u8 = 1;
 pub enum RecordKind {
     Observe = 1,
     Void = 2,
+    Forget = 4,
     Space = 8,
     Close = 10,
 }
@@ -23,7 +24,18 @@ pub struct ObserveRecord<'a> {
     pub space: SpaceId,
     pub first_generation: Generation,
     pub hashes: Vec<u64>,
+    /// Items whose key another memory had, and that memory, which dies with them (G1, K1).
+    pub supersedes: Vec<(u32, Generation)>,
     pub frame: &'a [u8],
+}
+
+/// These memories die at this generation (K3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForgetRecord {
+    pub space: SpaceId,
+    pub generation: Generation,
+    /// Ascending.
+    pub ids: Vec<Generation>,
 }
 
 /// Generations that will never hold anything; a new incarnation begins behind them (D11).
@@ -53,6 +65,7 @@ pub struct CloseRecord {
 pub enum Record<'a> {
     Observe(ObserveRecord<'a>),
     Void(VoidRecord),
+    Forget(ForgetRecord),
     Create(CreateSpace),
     Drop(DropSpace),
     Close(CloseRecord),
@@ -67,17 +80,40 @@ fn head(out: &mut Vec<u8>, kind: RecordKind, space: SpaceId, payload: usize) {
 }
 
 const OBSERVE_FIXED: usize = 8 + 8 + 8 + 4 + 4;
+const SUPERSEDES: usize = 4 + 8;
 
 /// Everything of an observe record before the frame's own bytes.
-pub fn observe_prefix(out: &mut Vec<u8>, space: SpaceId, first: Generation, hashes: &[u64], frame_len: usize) {
-    head(out, RecordKind::Observe, space, OBSERVE_FIXED + hashes.len() * 8 + frame_len);
+pub fn observe_prefix(
+    out: &mut Vec<u8>,
+    space: SpaceId,
+    first: Generation,
+    hashes: &[u64],
+    supersedes: &[(u32, Generation)],
+    frame_len: usize,
+) {
+    let lists = hashes.len() * 8 + supersedes.len() * SUPERSEDES;
+    head(out, RecordKind::Observe, space, OBSERVE_FIXED + lists + frame_len);
     put_u64(out, 0); // session: none yet
     put_u64(out, 0); // first sequence
     put_u64(out, first.0);
     put_u32(out, u32::try_from(hashes.len()).unwrap_or(u32::MAX));
-    put_u32(out, 0); // supersedes: none yet
+    put_u32(out, u32::try_from(supersedes.len()).unwrap_or(u32::MAX));
     for hash in hashes {
         put_u64(out, *hash);
+    }
+    for (item, old) in supersedes {
+        put_u32(out, *item);
+        put_u64(out, old.0);
+    }
+}
+
+impl ForgetRecord {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut ids = Vec::new();
+        put_runs(&mut ids, &self.ids);
+        head(out, RecordKind::Forget, self.space, 8 + ids.len());
+        put_u64(out, self.generation.0);
+        out.extend_from_slice(&ids);
     }
 }
 
@@ -168,9 +204,10 @@ impl<'a> Record<'a> {
         let record = match kind {
             1 => Self::observe(space, payload),
             2 => Self::void(space, payload),
+            4 => Self::forget(space, payload),
             8 => Self::space(space, payload),
             10 => Self::close(payload),
-            3 | 4 | 5 | 6 | 7 | 9 => {
+            3 | 5 | 6 | 7 | 9 => {
                 let name = ["quarantine", "forget", "purged", "session", "expiry", "", "checkpoint"][kind as usize - 3];
                 return Err(unsupported(format!("a record of kind {kind} ({name})"), kind));
             }
@@ -185,11 +222,18 @@ impl<'a> Record<'a> {
         let (_session, _sequence) = (c.u64()?, c.u64()?);
         let first_generation = Generation(c.u64()?);
         let (count, supersedes) = (c.u32()? as usize, c.u32()? as usize);
-        if supersedes != 0 || count.checked_mul(8)? > c.remaining() {
+        if count.checked_mul(8)?.checked_add(supersedes.checked_mul(SUPERSEDES)?)? > c.remaining() {
             return None;
         }
         let hashes = (0..count).map(|_| c.u64()).collect::<Option<_>>()?;
-        Some(Self::Observe(ObserveRecord { space, first_generation, hashes, frame: c.rest() }))
+        let supersedes = (0..supersedes).map(|_| Some((c.u32()?, Generation(c.u64()?)))).collect::<Option<_>>()?;
+        Some(Self::Observe(ObserveRecord { space, first_generation, hashes, supersedes, frame: c.rest() }))
+    }
+
+    fn forget(space: SpaceId, mut c: Cursor<'_>) -> Option<Self> {
+        let generation = Generation(c.u64()?);
+        let ids = take_runs(&mut c)?;
+        (c.remaining() == 0).then_some(Self::Forget(ForgetRecord { space, generation, ids }))
     }
 
     fn void(space: SpaceId, mut c: Cursor<'a>) -> Option<Self> {
@@ -229,16 +273,29 @@ mod tests {
         });
         let drop = DropSpace { id: SpaceId(4), last_generation: Generation(12) };
         let mut body = Vec::new();
-        observe_prefix(&mut body, SpaceId(4), Generation(3), &[1, 2], 5);
+        let forget = ForgetRecord {
+            space: SpaceId(4),
+            generation: Generation(40),
+            ids: [3, 4, 5, 9, 30, 31].map(Generation).to_vec(),
+        };
+        let supersedes = vec![(1, Generation(2))];
+        observe_prefix(&mut body, SpaceId(4), Generation(3), &[1, 2], &supersedes, 5);
         body.extend_from_slice(b"frame");
+        forget.encode(&mut body);
         void.encode(&mut body);
         create.encode(&mut body);
         drop.encode(&mut body);
         CloseRecord { clean: true }.encode(&mut body);
-        let observe =
-            ObserveRecord { space: SpaceId(4), first_generation: Generation(3), hashes: vec![1, 2], frame: b"frame" };
+        let observe = ObserveRecord {
+            space: SpaceId(4),
+            first_generation: Generation(3),
+            hashes: vec![1, 2],
+            supersedes,
+            frame: b"frame",
+        };
         let expected = [
             Record::Observe(observe),
+            Record::Forget(forget),
             Record::Void(void),
             Record::Create(create),
             Record::Drop(drop),
@@ -254,7 +311,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_refused_by_name() {
-        for (kind, name) in [(4, "forget"), (6, "session"), (99, "unknown kind 99")] {
+        for (kind, name) in [(3, "quarantine"), (6, "session"), (99, "unknown kind 99")] {
             let mut body = vec![kind, 1, 0, 0, 0, 0, 0, 0];
             body.extend_from_slice(&[0; 8]);
             let error = Record::all(&body, "x").unwrap_err();

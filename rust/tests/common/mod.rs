@@ -10,9 +10,11 @@
     reason = "test support, shared by several test files"
 )]
 
+mod frames;
 mod oracle;
 mod rig;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engram_core::engine::{Admission, Core};
@@ -21,12 +23,14 @@ use engram_core::env::{
 };
 use engram_core::error::Error;
 use engram_core::queue::{Committed, Ticket};
-use engram_core::records::{Columns, build_frame};
-use engram_core::types::{Config, Durability, Metric, SpaceId};
+use engram_core::records::{Filter, Value};
+use engram_core::store::Wanted;
+use engram_core::types::{Config, Durability, Generation, Metric, SpaceId};
 use rand_core::Rng;
 use rand_pcg::Pcg64;
 
-pub use oracle::{Batch, End, Event, Oracle, SpaceModel, contents};
+pub use frames::{frame, frame_of, key_of, vector};
+pub use oracle::{Batch, End, Event, Forget, Oracle, SpaceModel, Target, contents};
 pub use rig::Rig;
 
 pub struct Nobody;
@@ -61,10 +65,6 @@ pub fn below(rng: &mut Pcg64, n: u64) -> u64 {
     rng.next_u64() % n
 }
 
-fn vector(uid: u64) -> [f32; 3] {
-    [1.0 + (uid % 97) as f32, (uid % 13) as f32, (uid % 7) as f32 - 3.0]
-}
-
 pub struct Sim {
     pub files: MemoryFiles,
     pub clock: Arc<SimClock>,
@@ -77,6 +77,7 @@ pub struct Sim {
     boot: u64,
     seed: u64,
     pending: Vec<(usize, Arc<Ticket<Committed>>)>,
+    forgetting: Vec<(usize, Arc<Ticket<Committed>>)>,
     creating: Vec<(usize, Arc<Ticket<SpaceId>>)>,
     drops: Vec<(usize, Option<Arc<Ticket<SpaceId>>>)>,
     checkpoints: Vec<(Vec<usize>, Arc<Ticket<()>>)>,
@@ -103,6 +104,7 @@ impl Sim {
             boot,
             seed,
             pending: Vec::new(),
+            forgetting: Vec::new(),
             creating: Vec::new(),
             drops: Vec::new(),
             checkpoints: Vec::new(),
@@ -135,7 +137,8 @@ impl Sim {
         let n = core.partitions.len() as u64;
         match below(&mut self.rng, 100) {
             0..2 => self.create(),
-            2..22 => self.observe(),
+            2..19 => self.observe(),
+            19..22 => self.forget(),
             22..23 => self.begin_drop(),
             23..26 => {
                 let at = below(&mut self.rng, n) as usize;
@@ -179,7 +182,10 @@ impl Sim {
             moved |= core.run_catalogue_io() | core.step_maintenance() | core.maintenance_port.run_one();
             self.clock.advance_micros(1_000);
             self.poll();
-            let waiting = !self.pending.is_empty() || !self.creating.is_empty() || !self.drops.is_empty();
+            let waiting = !self.pending.is_empty()
+                || !self.forgetting.is_empty()
+                || !self.creating.is_empty()
+                || !self.drops.is_empty();
             if !moved && !waiting && core.is_quiet() && round > 50 {
                 return;
             }
@@ -205,6 +211,7 @@ impl Sim {
             id: None,
             durability,
             batches: Vec::new(),
+            dead: BTreeMap::new(),
             dropping: false,
             dropped: false,
             greatest,
@@ -229,7 +236,7 @@ impl Sim {
         let n = [1, 1, 2, 5, 40][below(&mut self.rng, 5) as usize];
         let uids: Vec<u64> = (self.next_uid..self.next_uid + n).collect();
         self.next_uid += n;
-        let frame = frame_of(&uids, below(&mut self.rng, 4) == 0);
+        let frame = frame(&uids, below(&mut self.rng, 4) == 0, true);
         let core = self.core();
         let target = core.spaces.get(self.oracle.spaces[space].id.unwrap()).unwrap();
         let prepared = core.prepare(&target, frame).unwrap();
@@ -241,6 +248,37 @@ impl Sim {
                 self.pending.push((batch, ticket));
             }
             Ok(Admission::Full(..)) | Err(_) => {}
+        }
+    }
+
+    fn forget(&mut self) {
+        let Some(space) = self.live() else { return };
+        let core = self.core();
+        let at = core.spaces.get(self.oracle.spaces[space].id.unwrap()).unwrap();
+        let greatest = at.watermark().0 + 3;
+        let (target, wanted) = match below(&mut self.rng, 3) {
+            0 => {
+                let mut ids: Vec<u64> = (0..3).map(|_| 1 + below(&mut self.rng, greatest)).collect();
+                ids.sort_unstable();
+                ids.dedup();
+                (Target::Ids(ids.clone()), Wanted::Ids(ids.into_iter().map(Generation).collect()))
+            }
+            1 => {
+                let key = format!("k{}", below(&mut self.rng, 7));
+                (Target::Key(key.clone()), Wanted::Key(key))
+            }
+            _ => {
+                let from = below(&mut self.rng, self.next_uid);
+                let to = from + 1 + below(&mut self.rng, 30);
+                let bound = |op: &str, uid: u64| (op.to_owned(), Value::Int(uid as i64 * 1000));
+                let range = Value::Object(vec![bound("$gte", from), bound("$lt", to)]);
+                let filter = Filter::parse(&Value::Object(vec![("observed_at".to_owned(), range)])).unwrap();
+                (Target::Uids(from, to), core.matching(&at, &filter, &|| Ok(())).unwrap().0)
+            }
+        };
+        if let Ok(Ok(ticket)) = core.submit_forget(&at, wanted) {
+            self.forgetting.push((self.oracle.forgets.len(), ticket));
+            self.oracle.forgets.push(Forget { space, target, at: None, refused: false });
         }
     }
 
@@ -284,6 +322,8 @@ impl Sim {
             }
         });
         self.poisoned |= poisoned;
+        acked.extend(self.poll_forgets());
+        let spaces = &mut self.oracle.spaces;
         self.creating.retain(|(space, ticket)| match ticket.outcome() {
             None => true,
             Some(Ok(id)) => {
@@ -303,7 +343,7 @@ impl Sim {
         for (space, ticket) in &mut self.drops {
             let id = spaces[*space].id.unwrap();
             let core = self.core.clone().expect("open");
-            if ticket.is_none() && core.spaces.get(id).is_some_and(|s| s.depth.is_drained()) {
+            if ticket.is_none() && core.spaces.get(id).is_some_and(|s| s.is_drained()) {
                 *ticket = Some(core.submit_drop(id));
             }
         }
@@ -327,6 +367,29 @@ impl Sim {
             }
         });
         acked.into_iter().for_each(|event| self.event(event));
+    }
+
+    fn poll_forgets(&mut self) -> Vec<Event> {
+        let (mut told, mut poisoned) = (Vec::new(), false);
+        let (forgets, spaces) = (&mut self.oracle.forgets, &mut self.oracle.spaces);
+        self.forgetting.retain(|(forget, ticket)| match ticket.outcome() {
+            None => true,
+            Some(Ok(committed)) => {
+                let f = &mut forgets[*forget];
+                f.at = Some(committed.first.0);
+                spaces[f.space].greatest = spaces[f.space].greatest.max(committed.first.0);
+                told.push(Event::Forgot { forget: *forget });
+                false
+            }
+            Some(Err(error)) => {
+                let unknown = matches!(error, Error::Poisoned { .. });
+                forgets[*forget].refused |= !unknown;
+                poisoned |= unknown;
+                false
+            }
+        });
+        self.poisoned |= poisoned;
+        told
     }
 
     /// Ends the run as a closed engine would.
@@ -385,21 +448,6 @@ fn short(op: &TraceOp) -> String {
     let mut text = format!("{op:?}");
     text.truncate(120);
     text
-}
-
-pub fn frame_of(uids: &[u64], text_only: bool) -> Vec<u8> {
-    let texts: Vec<String> = uids.iter().map(|u| format!("uid {u} {}", "x".repeat((u % 50) as usize))).collect();
-    let texts: Vec<Option<&str>> = texts.iter().map(|t| Some(t.as_str())).collect();
-    let vectors: Vec<f32> = uids.iter().flat_map(|u| vector(*u)).collect();
-    let times: Vec<i64> = uids.iter().map(|u| *u as i64 * 1000).collect();
-    build_frame(&Columns {
-        count: uids.len(),
-        dim: 3,
-        vectors: (!text_only).then_some(&vectors[..]),
-        texts: Some(&texts),
-        observed_at: Some(&times),
-        ..Columns::default()
-    })
 }
 
 pub trait UnlockForTest {

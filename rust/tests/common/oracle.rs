@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engram_core::engine::Core;
+use engram_core::store::Scope;
 use engram_core::types::{Durability, Generation, SpaceId};
 
-use super::vector;
+use super::{key_of, vector};
 
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -17,6 +18,9 @@ pub enum Event {
     },
     Dropped {
         space: usize,
+    },
+    Forgot {
+        forget: usize,
     },
     /// A checkpoint was answered that had been asked for after these were acknowledged.
     Checkpointed {
@@ -36,11 +40,30 @@ pub struct Batch {
 }
 
 #[derive(Clone, Debug)]
+pub enum Target {
+    Ids(Vec<u64>),
+    Key(String),
+    /// Uids from the one to before the other.
+    Uids(u64, u64),
+}
+
+#[derive(Clone, Debug)]
+pub struct Forget {
+    pub space: usize,
+    pub target: Target,
+    /// The generation it was told to have; 0: nothing was there.
+    pub at: Option<u64>,
+    pub refused: bool,
+}
+
+#[derive(Clone, Debug)]
 pub struct SpaceModel {
     pub name: String,
     pub id: Option<SpaceId>,
     pub durability: Durability,
     pub batches: Vec<usize>,
+    /// Row and death of all that was dead when this run began.
+    pub dead: BTreeMap<u64, u64>,
     pub dropping: bool,
     pub dropped: bool,
     /// Greatest generation anyone was told of.
@@ -53,6 +76,7 @@ pub struct SpaceModel {
 pub struct Oracle {
     pub spaces: Vec<SpaceModel>,
     pub batches: Vec<Batch>,
+    pub forgets: Vec<Forget>,
     pub events: Vec<Event>,
 }
 
@@ -64,12 +88,13 @@ pub enum End {
     PowerCut,
 }
 
-/// What a space holds: uid by generation.
+/// What a space holds, dead or alive: uid by generation.
 pub fn contents(core: &Core, space: &engram_core::store::Space) -> Result<BTreeMap<u64, u64>, String> {
     let view = space.view();
     let mut rows = BTreeMap::new();
     let mut wrong = None;
-    let listed = view.list(Generation(0), view.watermark(), None, |row| {
+    let scope = Scope { upto: view.watermark(), filter: None, pulse: &|| Ok(()) };
+    let listed = view.list(Generation(0), scope, |row| {
         let text = row.text.unwrap_or("");
         let uid: u64 = text.split(' ').nth(1).and_then(|u| u.parse().ok()).unwrap_or(0);
         let expected: Vec<u8> = vector(uid).iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -79,11 +104,24 @@ pub fn contents(core: &Core, space: &engram_core::store::Space) -> Result<BTreeM
         if rows.last_key_value().is_some_and(|(last, _)| *last >= row.generation.0) {
             wrong = Some(format!("row {} of {} is listed out of order", row.generation, space.options.name));
         }
+        if row.key != key_of(uid).as_deref() && row.key.is_some() {
+            wrong = Some(format!("row {} of {} has another key", row.generation, space.options.name));
+        }
         rows.insert(row.generation.0, uid);
         true
     });
     let _ = core;
     listed.map_err(|e| e.to_string())?;
+    if rows.len() as u64 != view.memories() {
+        return Err(format!("{}: {} rows listed, {} counted", space.options.name, rows.len(), view.memories()));
+    }
+    for (row, _) in view.deaths(view.watermark()) {
+        let (dead, _) = view.version(row, view.watermark()).map_err(|e| e.to_string())?.ok_or("a dead row is gone")?;
+        let uid = dead.text.and_then(|t| t.split(' ').nth(1)).and_then(|u| u.parse().ok()).unwrap_or(0);
+        if rows.insert(row.0, uid).is_some() {
+            return Err(format!("{}: row {row} is dead and is listed", space.options.name));
+        }
+    }
     wrong.map_or(Ok(rows), Err)
 }
 
@@ -108,6 +146,16 @@ impl Oracle {
                 batch.first = None;
             }
         }
+        let forgot: BTreeSet<usize> = then
+            .events
+            .iter()
+            .filter_map(|e| if let Event::Forgot { forget } = e { Some(*forget) } else { None })
+            .collect();
+        for (i, forget) in then.forgets.iter_mut().enumerate() {
+            if !forgot.contains(&i) {
+                forget.at = None;
+            }
+        }
         for (i, space) in then.spaces.iter_mut().enumerate() {
             let created = then.events.iter().any(|e| matches!(e, Event::Created { space } if *space == i));
             if !created {
@@ -116,7 +164,8 @@ impl Oracle {
             space.dropped = then.events.iter().any(|e| matches!(e, Event::Dropped { space } if *space == i));
             let told = space.batches.iter().map(|b| &then.batches[*b]);
             let last = told.filter_map(|b| b.first.map(|f| f + b.uids.len() as u64 - 1)).max();
-            space.greatest = space.before.max(last.unwrap_or(0));
+            let forgets = then.forgets.iter().filter(|f| f.space == i).filter_map(|f| f.at).max();
+            space.greatest = space.before.max(last.unwrap_or(0)).max(forgets.unwrap_or(0));
         }
         then
     }
@@ -154,9 +203,6 @@ impl Oracle {
     fn check_space(&self, core: &Core, space: &engram_core::store::Space, at: usize, end: End) -> Result<(), String> {
         let model = &self.spaces[at];
         let rows = contents(core, space)?;
-        if rows.len() as u64 != space.view().memories() {
-            return Err(format!("{}: {} rows listed, {} counted", model.name, rows.len(), space.view().memories()));
-        }
         let wanted: Vec<&Batch> = model.batches.iter().map(|b| &self.batches[*b]).filter(|b| !b.refused).collect();
         let order: Vec<u64> = wanted.iter().flat_map(|b| b.uids.iter().copied()).collect();
         let got: Vec<u64> = rows.values().copied().collect();
@@ -189,6 +235,7 @@ impl Oracle {
             }
             seen += batch.uids.len();
         }
+        self.check_deaths(space, at, &rows, must)?;
         if space.watermark().0 < model.greatest && must {
             let (w, o) = (space.watermark(), &space.options);
             return Err(format!(
@@ -198,6 +245,67 @@ impl Oracle {
         }
         if space.watermark().0 < model.greatest {
             return Err(format!("{}: history ran backwards unseen to {}", model.name, space.watermark()));
+        }
+        Ok(())
+    }
+
+    /// K1, K3: who is dead has a successor or was forgotten; who was acknowledged to be forgotten is dead.
+    fn check_deaths(
+        &self,
+        space: &engram_core::store::Space,
+        at: usize,
+        rows: &BTreeMap<u64, u64>,
+        must: bool,
+    ) -> Result<(), String> {
+        let model = &self.spaces[at];
+        let view = space.view();
+        let dead: BTreeMap<u64, u64> = view.deaths(view.watermark()).into_iter().map(|(r, d)| (r.0, d.0)).collect();
+        let keyed = |row: u64| view.version(Generation(row), view.watermark()).ok().flatten()?.0.key.map(str::to_owned);
+        let mut successors = BTreeMap::new();
+        let mut last: BTreeMap<String, u64> = BTreeMap::new();
+        for row in rows.keys() {
+            if let Some(key) = keyed(*row) {
+                successors.extend(last.insert(key, *row).map(|before| (before, *row)));
+            }
+        }
+        let forgets: Vec<&Forget> = self.forgets.iter().filter(|f| f.space == at && !f.refused).collect();
+        let means = |f: &Forget, row: u64, death: u64| match &f.target {
+            Target::Ids(ids) => ids.contains(&row),
+            Target::Key(key) => keyed(row).as_ref() == Some(key),
+            Target::Uids(from, to) => row < death && (*from..*to).contains(&rows[&row]),
+        };
+        for (row, death) in &dead {
+            let superseded = successors.get(row) == Some(death);
+            let forgotten = || forgets.iter().any(|f| f.at.is_none_or(|at| at == *death) && means(f, *row, *death));
+            if !superseded && model.dead.get(row) != Some(death) && !forgotten() {
+                return Err(format!("{}: row {row} died at {death}, and nobody wanted it", model.name));
+            }
+        }
+        for (row, next) in &successors {
+            if dead.get(row).is_none_or(|death| death > next) {
+                return Err(format!("{}: row {row} has the successor {next} and lives", model.name));
+            }
+        }
+        for (row, death) in model.dead.iter().filter(|(row, _)| rows.contains_key(row)) {
+            if dead.get(row) != Some(death) {
+                return Err(format!("{}: row {row} was dead and came back", model.name));
+            }
+        }
+        for forget in forgets.iter().filter(|_| must) {
+            let Some(f) = forget.at.filter(|f| *f > 0) else { continue };
+            let alive = |row: &u64| *row < f && dead.get(row).is_none_or(|death| *death > f);
+            let found = match &forget.target {
+                Target::Ids(ids) => ids.iter().find(|id| rows.contains_key(id) && alive(id)).copied(),
+                Target::Uids(from, to) => {
+                    rows.iter().find(|(row, uid)| (*from..*to).contains(uid) && alive(row)).map(|(row, _)| *row)
+                }
+                Target::Key(key) => {
+                    rows.keys().rev().find(|row| **row < f && keyed(**row).as_ref() == Some(key)).copied().filter(alive)
+                }
+            };
+            if let Some(row) = found {
+                return Err(format!("{}: row {row} was forgotten at {f} and lives: {:?}", model.name, forget.target));
+            }
         }
         Ok(())
     }
@@ -235,7 +343,10 @@ impl Oracle {
                 keep.push(*b);
             }
             model.batches = keep;
+            let view = space.view();
+            model.dead = view.deaths(view.watermark()).into_iter().map(|(r, d)| (r.0, d.0)).collect();
             model.before = model.greatest;
         }
+        self.forgets.iter_mut().for_each(|f| f.refused = true);
     }
 }

@@ -4,44 +4,24 @@
 //! The order is fixed: files whole and durable → checkpoint durable → views swapped → what no kept checkpoint needs is freed. Nothing is
 //! taken away before what replaces it is on the disk.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::core::{Core, Partition};
-use super::kept::rows_path;
+use super::super::core::{Core, Partition};
+use super::kept::{rows_id, rows_path};
+use super::plan::{Goal, PlannedSpace, capture, plan_space, sharp_position};
 use crate::env::{File, Job, Output, Site};
 use crate::error::Error;
 use crate::records::{RowSource, SealEncoder, SealSpace, SealedFile, SealedSummary};
-use crate::store::{SealedPart, Space, View};
-use crate::types::{FileId, Generation, LogPosition, PartitionId, SpaceId};
+use crate::store::{Deaths, SealedPart, Space};
+use crate::types::{FileId, Generation, LogPosition};
 use crate::wal::{Checkpoint, CheckpointFile, CheckpointSpace, FilePart, checkpoint_path, list_checkpoints};
 
 const CHUNK: usize = 1 << 20;
 /// A file is synced after each so many bytes, and at its end: a log's sync never waits for more than this behind it.
 const SYNC_EVERY: u64 = 8 << 20;
-
-/// What to put into files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Goal {
-    /// Every space of the partition.
-    All,
-    One(SpaceId),
-    /// These files of one space into one, of the next tier.
-    MergeOwn(SpaceId, Vec<FileId>),
-    /// These shared files into one.
-    MergeShared(Vec<FileId>),
-}
-
-struct PlannedSpace {
-    space: Arc<Space>,
-    view: Arc<View>,
-    /// Parts of the tail that get sealed.
-    take: usize,
-    /// Files whose part of this space is replaced.
-    replaced: Vec<FileId>,
-}
 
 struct OutputFile {
     id: FileId,
@@ -82,21 +62,6 @@ pub(super) struct SealJob {
 pub(super) enum Progress {
     Submit(Job),
     Done,
-}
-
-/// The log's synced end, the last time given, and the views that hold everything before that end.
-fn capture(core: &Core, partition: &Partition) -> (LogPosition, i64, Vec<(Arc<Space>, Arc<View>)>) {
-    partition.with_writer(core, |writer| {
-        let all = core.spaces.of_partition(partition.id);
-        let captured = all.into_iter().map(|s| (Arc::clone(&s), s.view())).collect();
-        (writer.checkpoint_cut(), writer.log.committed_at(), captured)
-    })
-}
-
-/// Where replay starts: before it all is in files, or will be.
-fn sharp_position(spaces: &[PlannedSpace], cut: LogPosition) -> LogPosition {
-    let waiting = spaces.iter().filter_map(|s| s.view.tail().nth(s.take).map(|p| p.position));
-    waiting.fold(cut, |a, b| if b.offset < a.offset { b } else { a })
 }
 
 impl SealJob {
@@ -321,6 +286,8 @@ impl SealJob {
             parts,
             lost: state.lost,
             degraded: state.degraded,
+            deaths: deaths(&planned.space, state.unplaced, last_generation),
+            changes: planned.space.changes().into_iter().filter(|(g, _)| *g <= last_generation).collect(),
         }
     }
 
@@ -338,11 +305,13 @@ impl SealJob {
             };
             let place = FilePart { file: sealed.entry.id, first, last, rows };
             let file = Some(Arc::clone(&sealed.file));
-            parts.push(SealedPart { place, file, bytes: source.bytes(), rows: Arc::new(source), sound: true });
+            let deaths = Arc::new(Deaths::new(source.rows()));
+            parts.push(SealedPart { place, file, bytes: source.bytes(), rows: Arc::new(source), sound: true, deaths });
         }
         for lost in planned.view.tail().take(planned.take).filter(|p| !p.sound) {
             let place = FilePart { file: FileId(0), first: lost.rows.first(), last: lost.rows.last(), rows: 0 };
-            parts.push(SealedPart { place, file: None, rows: Arc::clone(&lost.rows), bytes: 0, sound: false });
+            let (rows, deaths) = (Arc::clone(&lost.rows), Arc::clone(&lost.deaths));
+            parts.push(SealedPart { place, file: None, rows, bytes: 0, sound: false, deaths });
         }
         parts.sort_by_key(|p| p.place.first);
         parts
@@ -377,7 +346,7 @@ impl SealJob {
             }
             let rows = format!("{dir}/rows");
             for entry in files.list(&rows)? {
-                let Some(id) = super::kept::rows_id(&entry.name) else {
+                let Some(id) = rows_id(&entry.name) else {
                     continue;
                 };
                 if !damaged && !named.contains(&id) && id.0 < current {
@@ -415,86 +384,19 @@ impl SealJob {
     }
 }
 
-impl PlannedSpace {
-    fn sources(&self) -> Vec<Arc<dyn RowSource>> {
-        let merged = self.view.sealed().iter().filter(|p| self.replaced.contains(&p.place.file));
-        let tail = self.view.tail().take(self.take).filter(|p| p.sound);
-        merged.map(|p| Arc::clone(&p.rows)).chain(tail.map(|p| Arc::clone(&p.rows))).collect()
+/// Who is dead at `upto`, read from the view of now: later deaths are told by their generation.
+fn deaths(space: &Space, unplaced: Vec<(Generation, Generation)>, upto: Generation) -> Vec<(Generation, Generation)> {
+    let mut all = space.view().deaths(upto);
+    if !unplaced.is_empty() {
+        all.extend(unplaced.into_iter().filter(|(_, death)| *death <= upto));
+        all.sort_unstable();
+        all.dedup_by_key(|(row, _)| *row);
     }
-
-    fn bytes(&self) -> u64 {
-        let merged = self.view.sealed().iter().filter(|p| self.replaced.contains(&p.place.file));
-        merged.map(|p| p.bytes).chain(self.view.tail().take(self.take).map(|p| p.bytes)).sum()
-    }
-}
-
-fn plan_space(space: Arc<Space>, view: Arc<View>, goal: &Goal, cut: LogPosition) -> PlannedSpace {
-    let id = space.options.id;
-    let sealing = match goal {
-        Goal::All => true,
-        Goal::One(one) => *one == id,
-        Goal::MergeOwn(..) | Goal::MergeShared(_) => false,
-    };
-    let take = if sealing { view.tail().take_while(|p| p.position.offset < cut.offset).count() } else { 0 };
-    let replaced = match goal {
-        Goal::MergeOwn(one, files) if *one == id => files.clone(),
-        Goal::MergeShared(files) => consecutive(&view, files),
-        _ => Vec::new(),
-    };
-    PlannedSpace { space, view, take, replaced }
-}
-
-/// Those of `files` that hold consecutive parts of this space, if at least two: others must stay where they are.
-fn consecutive(view: &View, files: &[FileId]) -> Vec<FileId> {
-    let mut best: Vec<FileId> = Vec::new();
-    let mut run: Vec<FileId> = Vec::new();
-    for part in view.sealed() {
-        if part.sound && files.contains(&part.place.file) {
-            run.push(part.place.file);
-        } else {
-            run.clear();
-        }
-        if run.len() > best.len() {
-            best.clone_from(&run);
-        }
-    }
-    if best.len() < 2 { Vec::new() } else { best }
+    all
 }
 
 fn count(counter: &std::sync::atomic::AtomicU64, output: &Output) {
     if let Output::Count(bytes) = output {
         counter.fetch_add(*bytes, std::sync::atomic::Ordering::Relaxed);
     }
-}
-
-/// Files that should become one: `fan` of the same tier, next to each other in one space or all shared.
-pub(super) fn merge_goal(core: &Core, partition: &Partition, fan: usize) -> Option<Goal> {
-    let kept = partition.kept.lock();
-    let current = kept.current.as_ref()?;
-    let known: BTreeMap<FileId, (u32, bool)> = current.files.iter().map(|f| (f.id, (f.tier, f.shared))).collect();
-    let mut shared: BTreeMap<u32, Vec<FileId>> = BTreeMap::new();
-    for file in current.files.iter().filter(|f| f.shared) {
-        shared.entry(file.tier).or_default().push(file.id);
-    }
-    drop(kept);
-    let spaces = core.spaces.of_partition(PartitionId(partition.index as u32));
-    for space in &spaces {
-        let mut run: Vec<(FileId, u32)> = Vec::new();
-        for part in space.view().sealed() {
-            let Some((tier, false)) = known.get(&part.place.file).copied().filter(|_| part.sound) else {
-                run.clear();
-                continue;
-            };
-            if run.last().is_some_and(|(_, t)| *t != tier) {
-                run.clear();
-            }
-            run.push((part.place.file, tier));
-            if run.len() == fan {
-                return Some(Goal::MergeOwn(space.options.id, run.iter().map(|r| r.0).collect()));
-            }
-        }
-    }
-    let due = shared.into_values().find(|files| files.len() >= fan)?;
-    let movable = spaces.iter().any(|s| !consecutive(&s.view(), &due).is_empty());
-    movable.then_some(Goal::MergeShared(due))
 }

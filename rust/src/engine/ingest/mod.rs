@@ -7,37 +7,20 @@
 //! that was numbered and not committed gets `Poisoned`, after a side file says so. A group is numbered only when a ready segment has room
 //! for it; if none can be made, what waits is refused with the reason and nothing is damaged (D10).
 
-use std::collections::{BTreeMap, VecDeque};
+mod apply;
+mod number;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::core::{Core, Partition};
-use crate::env::Task;
 use crate::error::Error;
-use crate::queue::Committed;
-use crate::store::{Batch, Delta, Space, apply_observe};
-use crate::types::{Durability, Generation, LogPosition, SpaceId};
-use crate::wal::{CloseRecord, GroupBuilder, LogEvent, LogWriter, Room, observe_prefix};
-
-/// Bytes of an observe record beside its frame, for counting room.
-const RECORD_EXTRA: u64 = 64;
-
-struct Item {
-    space: Arc<Space>,
-    batch: Batch,
-    first: Generation,
-}
-
-#[derive(Default)]
-struct Group {
-    builder: GroupBuilder,
-    items: Vec<Item>,
-    ticket: u64,
-    before: LogPosition,
-    committed_at: i64,
-    /// Everyone waits for the sync, whatever their mode.
-    all_sync: bool,
-}
+use crate::store::{Batch, Control, Space};
+use crate::types::{Durability, LogPosition};
+use crate::wal::{CloseRecord, GroupBuilder, LogEvent, LogWriter, Room};
+use apply::{answer, answer_control, apply};
+use number::Group;
 
 enum Health {
     Well,
@@ -46,12 +29,13 @@ enum Health {
     Poisoned(String),
 }
 
-pub(super) struct Writer {
-    pub(super) log: LogWriter,
+pub(in crate::engine) struct Writer {
+    pub(in crate::engine) log: LogWriter,
     building: Group,
     in_flight: VecDeque<Group>,
     /// Taken from a lane and not numbered: it did not fit.
     held: Option<(Arc<Space>, Batch)>,
+    held_control: Option<(Arc<Space>, Box<Control>)>,
     health: Health,
     first_of_run: bool,
     /// The last group is a close record: nothing needs protecting.
@@ -64,12 +48,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(log: LogWriter, first_of_run: bool, closed: bool) -> Self {
+    pub(in crate::engine) fn new(log: LogWriter, first_of_run: bool, closed: bool) -> Self {
         Self {
             log,
             building: Group::default(),
             in_flight: VecDeque::new(),
             held: None,
+            held_control: None,
             health: Health::Well,
             first_of_run,
             closed,
@@ -80,14 +65,18 @@ impl Writer {
         }
     }
 
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(in crate::engine) fn is_quiet(&self) -> bool {
         // After a failure nothing more is under way: what the log still counts will never come.
         matches!(self.health, Health::Poisoned(_))
-            || self.building.items.is_empty() && self.in_flight.is_empty() && self.held.is_none() && self.log.is_idle()
+            || self.building.items.is_empty() && self.in_flight.is_empty() && self.nothing_held() && self.log.is_idle()
+    }
+
+    fn nothing_held(&self) -> bool {
+        self.held.is_none() && self.held_control.is_none()
     }
 
     /// Returns whether another step would find something to do at once.
-    pub(super) fn step(&mut self, core: &Core, partition: &Partition) -> bool {
+    pub(in crate::engine) fn step(&mut self, core: &Core, partition: &Partition) -> bool {
         while let Some(event) = self.log.poll() {
             self.on_event(core, partition, event);
         }
@@ -108,69 +97,6 @@ impl Writer {
         more && self.in_flight.is_empty()
     }
 
-    /// Drain and number, round robin over the spaces that wait. True if more waits than went in.
-    fn fill(&mut self, core: &Core, partition: &Partition) -> bool {
-        if let Some((space, batch)) = self.held.take()
-            && !self.add(core, partition, &space, batch)
-        {
-            return true;
-        }
-        let mut turns = partition.ready.len();
-        let now = core.now();
-        while turns > 0 {
-            turns -= 1;
-            let Some(id) = partition.ready.pop() else {
-                return false;
-            };
-            let Some(space) = core.spaces.get(id) else {
-                continue;
-            };
-            let begin = self.building.builder.body_len();
-            let quantum = space.level(now).quantum(core.config.quantum_bytes) as u64;
-            let mut full = false;
-            while !full && self.building.builder.body_len() - begin < quantum {
-                let Some(batch) = space.lane.pop() else { break };
-                full = !self.add(core, partition, &space, batch);
-            }
-            if space.lane.settle() {
-                partition.ready.push(id);
-            }
-            if full {
-                return true;
-            }
-        }
-        !partition.ready.is_empty()
-    }
-
-    /// Numbers a batch into the group under construction. False: the group is full, or there is no room; the batch is held.
-    fn add(&mut self, core: &Core, partition: &Partition, space: &Arc<Space>, batch: Batch) -> bool {
-        let len = batch.frame.len() as u64 + batch.checked.hashes.len() as u64 * 8 + RECORD_EXTRA;
-        let body = self.building.builder.body_len();
-        let empty = self.building.items.is_empty();
-        let room = self.log.room(body + len, false);
-        if !empty && (body + len > core.config.group_bytes_max as u64 || room != Room::Here) {
-            self.held = Some((Arc::clone(space), batch));
-            return false;
-        }
-        if room == Room::None {
-            core.scheduler.wake(Task::Maintenance);
-            match partition.supply.error() {
-                None => self.held = Some((Arc::clone(space), batch)),
-                Some(error) => {
-                    answer(core, space, batch, Err(error.clone()));
-                    self.refuse_waiting(core, partition, &error);
-                }
-            }
-            return false;
-        }
-        let first = space.number(batch.checked.hashes.len() as u64);
-        self.scratch.clear();
-        observe_prefix(&mut self.scratch, space.options.id, first, &batch.checked.hashes, batch.frame.len());
-        self.building.builder.push(&self.scratch, Some(&batch.frame));
-        self.building.items.push(Item { space: Arc::clone(space), batch, first });
-        true
-    }
-
     /// Log: the group leaves for the disk.
     fn send(&mut self, core: &Core) {
         if self.building.items.is_empty() {
@@ -188,7 +114,7 @@ impl Writer {
         let Some((ticket, committed_at)) = sent else {
             // `room` promised a segment; without it nothing of this group can be kept.
             let error = Error::Poisoned { cause: "a promised log segment was not there".to_owned() };
-            group.items.into_iter().for_each(|i| answer(core, &i.space, i.batch, Err(error.clone())));
+            group.items.into_iter().for_each(|i| i.fail(core, &error));
             return;
         };
         (group.ticket, group.committed_at) = (ticket, committed_at);
@@ -250,7 +176,7 @@ impl Writer {
     }
 
     /// D4: from here on nothing of this partition is written until a restart.
-    pub(super) fn poison(&mut self, partition: &Partition, cause: &str) {
+    pub(in crate::engine) fn poison(&mut self, partition: &Partition, cause: &str) {
         if !matches!(self.health, Health::Well) {
             return;
         }
@@ -266,7 +192,7 @@ impl Writer {
         let error = Error::Poisoned { cause: cause.clone() };
         let building = std::mem::take(&mut self.building);
         for group in std::mem::take(&mut self.in_flight).into_iter().chain([building]) {
-            group.items.into_iter().for_each(|i| answer(core, &i.space, i.batch, Err(error.clone())));
+            group.items.into_iter().for_each(|i| i.fail(core, &error));
         }
         self.refuse_waiting(core, partition, &error);
     }
@@ -275,6 +201,9 @@ impl Writer {
     fn refuse_waiting(&mut self, core: &Core, partition: &Partition, error: &Error) {
         if let Some((space, batch)) = self.held.take() {
             answer(core, &space, batch, Err(error.clone()));
+        }
+        if !error.is_disk_full() {
+            self.refuse_forgets(core, partition, error);
         }
         while let Some(id) = partition.ready.pop() {
             let Some(space) = core.spaces.get(id) else {
@@ -291,13 +220,29 @@ impl Writer {
         }
     }
 
+    fn refuse_forgets(&mut self, core: &Core, partition: &Partition, error: &Error) {
+        if let Some((space, control)) = self.held_control.take() {
+            answer_control(&space, *control, Err(error.clone()));
+        }
+        while let Some(space) = partition.controls.pop().and_then(|id| core.spaces.get(id)) {
+            loop {
+                while let Some(control) = space.controls.pop() {
+                    answer_control(&space, control, Err(error.clone()));
+                }
+                if !space.controls.settle() {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Nothing to do: sync what was only written, then close the log so that rot in its end is seen (D3).
     fn when_idle(&mut self, core: &Core, partition: &Partition) {
         if !self.in_flight.is_empty() || !self.building.items.is_empty() || self.syncing || self.closed {
             return;
         }
         let quiet_ms = core.now().saturating_sub(self.last_activity) / 1_000_000;
-        let idle = quiet_ms >= core.config.idle_close_ms && self.held.is_none();
+        let idle = quiet_ms >= core.config.idle_close_ms && self.nothing_held();
         let unsynced = self.log.unsynced_bytes();
         let wanted = partition.sync_wanted.load(Ordering::Acquire);
         if unsynced > 0 && !idle && (wanted || unsynced > core.config.unsynced_bytes_max) {
@@ -309,7 +254,7 @@ impl Writer {
     }
 
     /// Writes a closing group; true if it left.
-    pub(super) fn close(&mut self, core: &Core, clean: bool) -> bool {
+    pub(in crate::engine) fn close(&mut self, core: &Core, clean: bool) -> bool {
         if self.log.room(64, true) == Room::None || !matches!(self.health, Health::Well) {
             return false;
         }
@@ -327,114 +272,13 @@ impl Writer {
     }
 
     /// Up to where a checkpoint may say that all is in files: a clean end stays in what the next start reads, or it would not know of it.
-    pub(super) fn checkpoint_cut(&self) -> LogPosition {
+    pub(in crate::engine) fn checkpoint_cut(&self) -> LogPosition {
         let synced = self.log.synced();
         self.clean_close_at.filter(|at| at.offset < synced.offset).unwrap_or(synced)
     }
 
     /// Whether a clean end must still be written: not for a log that this run never touched.
-    pub(super) fn needs_clean_close(&self) -> bool {
+    pub(in crate::engine) fn needs_clean_close(&self) -> bool {
         matches!(self.health, Health::Well) && self.log.touched()
-    }
-}
-
-/// Apply → publish → acknowledge, for the items of `mode`.
-fn apply(core: &Core, group: &mut Group, mode: Durability) {
-    if !group.items.iter().any(|i| i.space.durability == mode) {
-        return;
-    }
-    let (now, rest): (Vec<Item>, Vec<Item>) =
-        std::mem::take(&mut group.items).into_iter().partition(|i| i.space.durability == mode);
-    group.items = rest;
-    let mut deltas: BTreeMap<SpaceId, (Arc<Space>, Delta)> = BTreeMap::new();
-    let mut acks = Vec::with_capacity(now.len());
-    for Item { space, batch, first } in now {
-        let count = batch.checked.hashes.len();
-        let (_, delta) = deltas.entry(space.options.id).or_insert_with(|| (Arc::clone(&space), Delta::default()));
-        let (bytes, hashes) = (batch.frame.len() as u64, batch.checked.hashes.clone());
-        let admitted_at = batch.admitted_at;
-        let applied =
-            apply_observe(delta, batch.frame, Some(batch.checked), hashes, first, group.before, group.committed_at);
-        let committed = Committed { first, count: count as u32, durability: mode };
-        acks.push((space, bytes, count as u64, admitted_at, batch.reply, applied.map(|()| committed)));
-    }
-    let clock = core.now();
-    for (space, delta) in deltas.into_values() {
-        space.publish(delta, clock);
-    }
-    for (space, bytes, count, admitted_at, reply, outcome) in acks {
-        core.observed.fetch_add(count, Ordering::Relaxed);
-        core.process_queue.release(bytes);
-        space.release(count, bytes, clock, Some(admitted_at), &core.process_queue);
-        reply.complete(outcome);
-    }
-}
-
-/// Answers what was not committed.
-fn answer(core: &Core, space: &Space, batch: Batch, outcome: Result<Committed, Error>) {
-    let (count, bytes) = (batch.checked.hashes.len() as u64, batch.frame.len() as u64);
-    core.process_queue.release(bytes);
-    space.release(count, bytes, core.now(), None, &core.process_queue);
-    batch.reply.complete(outcome);
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::engine::Admission;
-    use crate::env::{Env, MemoryFiles, Scheduler, SimClock, SimRandom};
-    use crate::records::{Columns, build_frame};
-    use crate::types::{Config, Metric};
-
-    struct Nobody;
-
-    impl Scheduler for Nobody {
-        fn wake(&self, _: Task) {}
-    }
-
-    fn open(files: &MemoryFiles) -> Arc<Core> {
-        let env = Env {
-            clock: Arc::new(SimClock::new(1)),
-            files: Arc::new(files.clone()),
-            random: Arc::new(SimRandom::new(3)),
-        };
-        Core::open(env, Config { partitions: 1, ..Config::default() }, Arc::new(Nobody)).unwrap()
-    }
-
-    fn turns(core: &Core, n: usize) {
-        for _ in 0..n {
-            core.step_partition(0);
-            core.partitions[0].port.run_one();
-            core.step_catalogue();
-            core.run_catalogue_io();
-            core.step_maintenance();
-            core.maintenance_port.run_one();
-        }
-    }
-
-    /// D11. Found by the model test: a checkpoint made while the engine closed lay behind the closing group; the next start did not see
-    /// that the end had been clean, and renewed what had lost nothing.
-    #[test]
-    fn a_checkpoint_after_a_clean_end_keeps_it_in_sight() {
-        let files = MemoryFiles::new();
-        let core = open(&files);
-        core.submit_create("m", 1, Metric::Cosine, Some(Durability::Memory));
-        turns(&core, 50);
-        let space = core.space("m").unwrap();
-        let frame = build_frame(&Columns { count: 1, dim: 1, vectors: Some(&[1.0]), ..Columns::default() });
-        let Admission::Admitted(ticket) = core.admit(&space, core.prepare(&space, frame).unwrap()).unwrap() else {
-            panic!("refused")
-        };
-        turns(&core, 50);
-        assert!(ticket.outcome().is_some_and(|o| o.is_ok()));
-        assert!(core.partitions[0].with_writer(&core, |w| w.close(&core, true)));
-        turns(&core, 5);
-        let asked = core.submit_checkpoint(0);
-        turns(&core, 50);
-        asked.outcome().unwrap().unwrap();
-        core.env.files.unlock();
-        let again = open(&files);
-        assert_eq!(again.report.renewed, Vec::<String>::new());
-        assert_eq!(again.count(&again.space("m").unwrap(), None).unwrap(), 1);
     }
 }

@@ -10,8 +10,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+mod kept;
+mod plan;
+mod seal;
+
+pub(in crate::engine) use kept::{Kept, rows_id, rows_path};
+use plan::{Goal, merge_goal};
+use seal::{Progress, SealJob};
+
 use super::core::{Core, Partition};
-use super::sealing::{Goal, Progress, SealJob, merge_goal};
 use crate::env::{Files, Job, Output, Task};
 use crate::error::Error;
 use crate::queue::{Reply, Ticket};
@@ -46,7 +53,7 @@ struct Request {
 }
 
 #[derive(Default)]
-pub(super) struct Maintenance {
+pub(in crate::engine) struct Maintenance {
     work: Option<Work>,
     /// Jobs and their next steps, held up by something more urgent: a merge by a seal, either by segments.
     paused: Vec<(Box<SealJob>, Job)>,
@@ -57,16 +64,16 @@ pub(super) struct Maintenance {
     retry_at: u64,
     supply_retry_at: u64,
     merge_retry_at: u64,
-    pub(super) last_error: Option<Error>,
-    pub(super) failures: u64,
-    pub(super) seals: u64,
-    pub(super) scrubbed_blocks: u64,
+    pub(in crate::engine) last_error: Option<Error>,
+    pub(in crate::engine) failures: u64,
+    pub(in crate::engine) seals: u64,
+    pub(in crate::engine) scrubbed_blocks: u64,
     scrub: Scrub,
 }
 
 impl Maintenance {
     /// True if it moved.
-    pub(super) fn step(&mut self, core: &Core) -> bool {
+    pub(in crate::engine) fn step(&mut self, core: &Core) -> bool {
         if let Some(work) = self.work.take() {
             let Some(done) = core.maintenance_port.poll() else {
                 self.work = Some(work);
@@ -159,7 +166,7 @@ impl Maintenance {
         self.retry_at = core.after_ms(core.config.maintenance_retry_ms);
     }
 
-    pub(super) fn panicked(&mut self, core: &Core) {
+    pub(in crate::engine) fn panicked(&mut self, core: &Core) {
         self.failed(core, Error::Poisoned { cause: "a maintenance step panicked; it will be tried again".to_owned() });
         let error = self.last_error.clone();
         for request in std::mem::take(&mut self.requests) {
@@ -382,7 +389,7 @@ impl Core {
     }
 
     /// The engine closes: nobody will make the checkpoints that are asked for.
-    pub(super) fn refuse_checkpoints(&self) {
+    pub(in crate::engine) fn refuse_checkpoints(&self) {
         for request in std::mem::take(&mut self.maintenance.lock().requests) {
             request.reply.complete(Err(Error::Closed { what: "the engine".to_owned() }));
         }

@@ -6,30 +6,30 @@ use crate::types::{FileId, LogPosition};
 use crate::wal::Checkpoint;
 
 #[derive(Default)]
-pub(super) struct Kept {
-    pub(super) current: Option<Checkpoint>,
-    pub(super) previous: Option<Checkpoint>,
-    pub(super) next_file: u64,
+pub(in crate::engine) struct Kept {
+    pub(in crate::engine) current: Option<Checkpoint>,
+    pub(in crate::engine) previous: Option<Checkpoint>,
+    pub(in crate::engine) next_file: u64,
     /// Files that jobs under way write, or have written: no checkpoint names them yet.
-    pub(super) coming: BTreeSet<FileId>,
-    pub(super) next_number: u64,
+    pub(in crate::engine) coming: BTreeSet<FileId>,
+    pub(in crate::engine) next_number: u64,
     /// Checkpoints to make: so that a dropped space's files are freed, and so that damage once met is not forgotten.
-    pub(super) drops: u32,
+    pub(in crate::engine) drops: u32,
     /// Something here is damaged: nothing is deleted.
-    pub(super) damaged: bool,
+    pub(in crate::engine) damaged: bool,
 }
 
 impl Kept {
-    pub(super) fn space_dropped(&mut self) {
+    pub(in crate::engine) fn space_dropped(&mut self) {
         // Two: the space's files go when neither kept checkpoint names them.
         self.drops = 2;
     }
 
-    pub(super) fn wants_checkpoint(&self) -> bool {
+    pub(in crate::engine) fn wants_checkpoint(&self) -> bool {
         self.drops > 0 && (self.current.is_some() || self.damaged)
     }
 
-    pub(super) fn publish(&mut self, checkpoint: Checkpoint) {
+    pub(in crate::engine) fn publish(&mut self, checkpoint: Checkpoint) {
         debug_assert!(self.current.as_ref().is_none_or(|c| c.number < checkpoint.number), "checkpoints go forward");
         self.drops = self.drops.saturating_sub(1);
         self.next_number = checkpoint.number + 1;
@@ -37,28 +37,28 @@ impl Kept {
     }
 
     /// Where the older kept checkpoint reads from: log segments before it are free.
-    pub(super) fn oldest_position(&self) -> LogPosition {
+    pub(in crate::engine) fn oldest_position(&self) -> LogPosition {
         self.previous.as_ref().map_or_else(LogPosition::default, |c| c.position)
     }
 
     /// Files that must stay: named by a kept checkpoint for some space, or coming.
-    pub(super) fn needed_files(&self) -> BTreeSet<FileId> {
+    pub(in crate::engine) fn needed_files(&self) -> BTreeSet<FileId> {
         self.named_files().union(&self.coming).copied().collect()
     }
 
     /// Files that a kept checkpoint names for some space.
-    pub(super) fn named_files(&self) -> BTreeSet<FileId> {
+    pub(in crate::engine) fn named_files(&self) -> BTreeSet<FileId> {
         let both = self.current.iter().chain(&self.previous);
         both.flat_map(|c| c.spaces.iter().flat_map(|s| s.parts.iter().map(|p| p.file))).collect()
     }
 }
 
-pub(super) fn rows_path(dir: &str, id: FileId) -> String {
+pub(in crate::engine) fn rows_path(dir: &str, id: FileId) -> String {
     format!("{dir}/rows/{:016x}.rows", id.0)
 }
 
 /// The id in a sealed file's name.
-pub(super) fn rows_id(name: &str) -> Option<FileId> {
+pub(in crate::engine) fn rows_id(name: &str) -> Option<FileId> {
     let digits = name.strip_suffix(".rows")?;
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok().map(FileId))?
 }

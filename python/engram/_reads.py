@@ -1,0 +1,211 @@
+"""What a space and a snapshot of it have in common: reading."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram._convert import AsOf, Vectors, Where, condition, key_text, matrix, moment, one_of, whole
+from engram._types import Hits, Memory
+
+if TYPE_CHECKING:
+    from engram import _core
+
+# A pinned snapshot; a moment; a condition.
+At = tuple[tuple[int, int] | None, tuple[str, int] | None, dict[str, Any] | None]
+
+_PAGE = 1024
+_K_MAX = 2**63 - 1  # the engine knows its limit, and names it
+
+
+class Reads:
+    """The read methods."""
+
+    _core: _core.Space
+
+    def _pin(self) -> tuple[int, int] | None:
+        return None
+
+    def _at(self, where: Where | None = None, as_of: AsOf = None) -> At:
+        return self._pin(), moment(as_of), condition(where)
+
+    def recall(
+        self, *, vector: Vectors, k: int = 10, where: Where | None = None, as_of: AsOf = None, exact: bool = False
+    ) -> Hits:
+        """Find the `k` nearest memories to a cue, under one snapshot.
+
+        Parameters
+        ----------
+        vector : array_like, shape (dim,)
+            Converted to float32.
+        k : int
+            1 to 16,384.
+        where : mapping, optional
+            Only memories that match: ``{"source": "letter", "pages": {"$gte": 10}}``. A name is a path into the
+            metadata (``"a.b"``) or `memory_id`, `key`, `observed_at`, `committed_at`, `confidence`; operators are
+            ``$eq``, ``$ne``, ``$gt``, ``$gte``, ``$lt``, ``$lte``, ``$in``, ``$nin``, ``$exists``; ``$and``, ``$or``,
+            ``$not`` join conditions. See `docs/guide/filters.md`.
+        as_of : int or datetime, optional
+            The space as it was: at a generation (one inside a batch: before the batch), or at the last change committed
+            at or before a time. Of what was superseded or forgotten since, nothing is missing.
+        exact : bool
+            Score every row. So does the default today: the answers are equal.
+
+        Returns
+        -------
+        Hits
+            Nearest first; ties go to the lower id. Fewer than `k` only if fewer with a vector match.
+
+        Raises
+        ------
+        InvalidArgument
+            A wrong dimension, a component that is not finite, a zero vector under cosine, a bad `k`, a condition that
+            cannot be read.
+        Corrupted
+            Rows that would have to be looked at are damaged.
+        SnapshotExpired, NotFound, Closed
+        """
+        del exact
+        cue = matrix("vector", vector, 1)
+        generation, hits = self._core.recall(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of))
+        return Hits(generation, hits)
+
+    def recall_batch(
+        self,
+        vectors: Vectors,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        as_of: AsOf = None,
+        exact: bool = False,
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Find the `k` nearest memories to each of many cues, under one snapshot, with the GIL released.
+
+        Parameters
+        ----------
+        vectors : array_like, shape (m, dim)
+            Converted to float32.
+        k : int
+            1 to 16,384.
+        where : mapping, optional
+        as_of : int or datetime, optional
+        exact : bool
+            As for `recall`.
+
+        Returns
+        -------
+        ids : ndarray of uint64, shape (m, k)
+            Missing: 0.
+        scores : ndarray of float32, shape (m, k)
+            Missing: -inf.
+
+        Raises
+        ------
+        InvalidArgument, Corrupted, SnapshotExpired, NotFound, Closed
+            As for `recall`; `index` is the cue's row.
+        """
+        del exact
+        cues = matrix("vectors", vectors, 2)
+        _, ids, scores = self._core.recall_batch(cues, whole("k", k, 1, _K_MAX), self._at(where, as_of))
+        return ids, scores
+
+    def get(self, memory_id: int | None = None, *, key: str | None = None, as_of: AsOf = None) -> Memory | None:
+        """Return one memory, with its vector, by its id or by the key it has; None if there is none.
+
+        Raises
+        ------
+        InvalidArgument
+            Neither or both were given.
+        Corrupted
+        """
+        one_of(memory_id=memory_id, key=key)
+        at = self._at(None, as_of)
+        if key is not None:
+            found = self._core.get_key(key_text(key), at)
+        elif 0 <= int(memory_id or 0) < 2**64:
+            found = self._core.get(int(memory_id or 0), at)
+        else:
+            found = None
+        return None if found is None else Memory(found)
+
+    def history(self, key: str) -> builtins.list[Memory]:
+        """Return the versions of a key, oldest first; `Memory.ended` says when one was superseded or forgotten.
+
+        Raises `Corrupted`.
+        """
+        return [Memory(version) for version in self._core.history(key_text(key), self._at())]
+
+    def list(
+        self, *, where: Where | None = None, after: int = 0, limit: int | None = None, as_of: AsOf = None
+    ) -> Iterator[Memory]:
+        """Iterate over memories by id.
+
+        Parameters
+        ----------
+        where : mapping, optional
+            Only memories that match, as for `recall`.
+        after : int
+            Only ids greater than this.
+        limit : int, optional
+            At most so many.
+        as_of : int or datetime, optional
+            As for `recall`.
+
+        Raises
+        ------
+        Corrupted
+            When the walk comes to a damaged row; what is before it has been given out.
+        """
+        left = limit
+        at = self._at(where, as_of)
+        while left is None or left > 0:
+            page = self._core.list(after, _PAGE if left is None else min(left, _PAGE), at)
+            if not page:
+                return
+            for memory in page:
+                yield Memory(memory)
+            after = page[-1].memory_id
+            left = None if left is None else left - len(page)
+
+    def __len__(self) -> int:
+        """Count the memories."""
+        return self._core.count(self._at())
+
+    def __bool__(self) -> bool:
+        """Return True, even for an empty space."""
+        return True
+
+
+class Snapshot(Reads):
+    """A pinned generation of a space, with every read method. A context manager that releases it."""
+
+    def __init__(self, core: _core.Space) -> None:
+        self._core = core
+        self._pinned = core.pin()
+
+    def _pin(self) -> tuple[int, int]:
+        return self._pinned
+
+    @property
+    def generation(self) -> int:
+        """Everything up to this generation is visible, nothing after."""
+        return self._pinned[1]
+
+    def release(self) -> None:
+        """Let it go; later reads raise `SnapshotExpired`."""
+        self._core.release(self._pinned[0])
+
+    def __enter__(self) -> Snapshot:
+        """Return the snapshot."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release."""
+        self.release()

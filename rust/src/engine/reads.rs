@@ -1,0 +1,258 @@
+//! What callers use to read: recall, get, list, count, history, snapshots (G3–G6). Nothing here waits or changes anything.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::core::Core;
+use super::workers::Pulse;
+use crate::error::Error;
+use crate::index::{Cue, TopK};
+use crate::records::{Filter, Row, check_query};
+use crate::store::{Scope, Snapshot, Space, View};
+use crate::types::{FORGET_IDS_MAX, Generation};
+
+/// A moment of a space's history (G5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    Generation(Generation),
+    /// Microseconds since 1970.
+    Time(i64),
+}
+
+/// What a read looks at.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    pub snapshot: Option<Snapshot>,
+    pub as_of: Option<AsOf>,
+    pub filter: Option<&'a Filter>,
+    /// Asked now and then; an error ends the read.
+    pub pulse: Pulse<'a>,
+}
+
+impl Default for Reading<'_> {
+    fn default() -> Self {
+        Self { snapshot: None, as_of: None, filter: None, pulse: &|| Ok(()) }
+    }
+}
+
+/// A memory, copied out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Memory {
+    pub generation: Generation,
+    pub committed_at: i64,
+    pub observed_at: Option<i64>,
+    pub confidence: f32,
+    pub text: Option<String>,
+    /// Canonical binary; empty if there is none.
+    pub metadata: Vec<u8>,
+    pub vector: Option<Vec<f32>>,
+    pub key: Option<String>,
+    /// When it was superseded or forgotten, if it was at the moment that is looked at.
+    pub ended: Option<Generation>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    pub score: f32,
+    pub memory: Memory,
+}
+
+/// Names and scores only, row by row, `k` each; missing: 0 and -inf.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Neighbours {
+    pub generation: Generation,
+    pub ids: Vec<u64>,
+    pub scores: Vec<f32>,
+}
+
+impl Memory {
+    fn of(row: &Row<'_>, with_vector: bool) -> Self {
+        let floats = |b: &[u8]| b.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Self {
+            generation: row.generation,
+            committed_at: row.committed_at,
+            observed_at: row.observed_at,
+            confidence: row.confidence,
+            text: row.text.map(str::to_owned),
+            metadata: row.metadata.to_vec(),
+            vector: row.vector.filter(|_| with_vector).map(floats),
+            key: row.key.map(str::to_owned),
+            ended: None,
+        }
+    }
+}
+
+impl Core {
+    fn readable(&self, space: &Space) -> Result<(), Error> {
+        self.check_open()?;
+        if space.is_fenced() {
+            return Err(Error::NotFound { what: format!("space {:?} (dropped)", space.options.name) });
+        }
+        Ok(())
+    }
+
+    /// The view to read, and up to which generation (G3, G5).
+    fn view_at(&self, space: &Space, reading: Reading<'_>) -> Result<(Arc<View>, Generation), Error> {
+        self.readable(space)?;
+        let pinned = reading.snapshot.map(|s| space.pins.touch(s, self.now(), &self.config)).transpose()?;
+        let view = space.view();
+        let upto = pinned.unwrap_or_else(|| view.watermark());
+        let upto = match reading.as_of {
+            None => upto,
+            Some(AsOf::Generation(wanted)) if wanted > upto => {
+                let message = format!("as_of is generation {wanted}; the space is at {upto}");
+                return Err(Error::invalid("as_of", message));
+            }
+            Some(AsOf::Generation(wanted)) => view.whole_batches(wanted).inspect_err(|e| space.note_damage(e))?,
+            Some(AsOf::Time(time)) if time >= self.env.clock.wall_micros() => upto,
+            Some(AsOf::Time(time)) => view.generation_at(time).max(space.change_at(time)).unwrap_or_default().min(upto),
+        };
+        Ok((view, upto))
+    }
+
+    pub fn pin(&self, space: &Space) -> Result<Snapshot, Error> {
+        self.readable(space)?;
+        Ok(space.pins.pin(space.watermark(), self.now(), &self.config))
+    }
+
+    pub fn get(&self, space: &Space, id: u64, reading: Reading<'_>) -> Result<Option<Memory>, Error> {
+        let (view, upto) = self.view_at(space, reading)?;
+        let row = view.get(Generation(id), upto).inspect_err(|e| space.note_damage(e))?;
+        Ok(row.map(|row| Memory::of(&row, true)))
+    }
+
+    /// The living memory that a key names (K1).
+    pub fn get_key(&self, space: &Space, key: &str, reading: Reading<'_>) -> Result<Option<Memory>, Error> {
+        let (view, upto) = self.view_at(space, reading)?;
+        let Some(owner) = space.keys.at(key, upto) else { return Ok(None) };
+        let row = view.get(owner, upto).inspect_err(|e| space.note_damage(e))?;
+        Ok(row.map(|row| Memory::of(&row, true)))
+    }
+
+    /// Every version of a key that is still here, oldest first (K1).
+    pub fn history(&self, space: &Space, key: &str, reading: Reading<'_>) -> Result<Vec<Memory>, Error> {
+        let (view, upto) = self.view_at(space, reading)?;
+        let mut versions = Vec::new();
+        for generation in space.keys.history(key, upto) {
+            if let Some((row, ended)) = view.version(generation, upto).inspect_err(|e| space.note_damage(e))? {
+                versions.push(Memory { ended, ..Memory::of(&row, true) });
+            }
+        }
+        Ok(versions)
+    }
+
+    /// Up to `limit` memories with ids greater than `after`, by id.
+    pub fn list(&self, space: &Space, after: u64, limit: usize, reading: Reading<'_>) -> Result<Vec<Memory>, Error> {
+        let (view, upto) = self.view_at(space, reading)?;
+        let mut found = Vec::new();
+        let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
+        let listed = view.list(Generation(after), scope, |row| {
+            if found.len() < limit {
+                found.push(Memory::of(&row, true));
+            }
+            found.len() < limit
+        });
+        // What is sound is read; the error comes with the first read that begins at the damage (D5).
+        match listed {
+            Err(error) if found.is_empty() || matches!(error, Error::Interrupted) => {
+                space.note_damage(&error);
+                Err(error)
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Adds the ids behind `after` that match, up to what one forget may name; whether these are all, and up to where.
+    pub(super) fn ids(
+        &self,
+        space: &Space,
+        after: Generation,
+        reading: Reading<'_>,
+        found: &mut Vec<Generation>,
+    ) -> Result<(bool, Generation), Error> {
+        let (view, upto) = self.view_at(space, reading)?;
+        let mut whole = true;
+        let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
+        let listed = view.list(after, scope, |row| {
+            whole = (found.len() as u64) < FORGET_IDS_MAX;
+            if whole {
+                found.push(row.generation);
+            }
+            whole
+        });
+        listed.inspect_err(|e| space.note_damage(e))?;
+        Ok((whole, upto))
+    }
+
+    pub fn count(&self, space: &Space, reading: Reading<'_>) -> Result<u64, Error> {
+        let (view, upto) = self.view_at(space, reading)?;
+        view.len_at(upto).inspect_err(|e| space.note_damage(e))
+    }
+
+    fn search(
+        &self,
+        space: &Space,
+        queries: &[f32],
+        k: usize,
+        reading: Reading<'_>,
+    ) -> Result<(Arc<View>, Generation, Vec<TopK>), Error> {
+        if k == 0 || k > self.config.recall_k_max {
+            let max = self.config.recall_k_max;
+            return Err(Error::invalid("k", format!("k is {k}; it must lie between 1 and {max}")));
+        }
+        let (dim, metric) = (space.options.dim, space.options.metric);
+        let cues = queries
+            .chunks(dim as usize)
+            .enumerate()
+            .map(|(i, q)| {
+                check_query(q, dim, metric).map(|norm| Cue::new(q.to_vec(), norm, metric)).map_err(|e| e.at(i))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let (view, upto) = self.view_at(space, reading)?;
+        let mut tops: Vec<TopK> = cues.iter().map(|_| TopK::new(k)).collect();
+        let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
+        view.scan(&cues, &mut tops, scope).inspect_err(|e| space.note_damage(e))?;
+        // Relaxed: a statistic.
+        space.recalls.fetch_add(cues.len() as u64, Ordering::Relaxed);
+        Ok((view, upto, tops))
+    }
+
+    /// The k nearest memories that match, to one cue under one snapshot, nearest first (G3, G4, G6).
+    pub fn recall(
+        &self,
+        space: &Space,
+        query: &[f32],
+        k: usize,
+        reading: Reading<'_>,
+    ) -> Result<(Generation, Vec<Found>), Error> {
+        if query.len() != space.options.dim as usize {
+            check_query(query, space.options.dim, space.options.metric)?;
+        }
+        let (view, upto, tops) = self.search(space, query, k, reading)?;
+        let mut hits = Vec::new();
+        for near in tops.into_iter().flat_map(TopK::into_sorted) {
+            if let Some(row) = view.get(near.generation, upto)? {
+                hits.push(Found { score: near.score, memory: Memory::of(&row, false) });
+            }
+        }
+        Ok((upto, hits))
+    }
+
+    /// Many cues under one snapshot; `queries` is row by row.
+    pub fn recall_batch(
+        &self,
+        space: &Space,
+        queries: &[f32],
+        k: usize,
+        reading: Reading<'_>,
+    ) -> Result<Neighbours, Error> {
+        let (_, upto, tops) = self.search(space, queries, k, reading)?;
+        let (mut ids, mut scores) = (Vec::with_capacity(tops.len() * k), Vec::with_capacity(tops.len() * k));
+        for top in tops {
+            let near = top.into_sorted();
+            ids.extend(near.iter().map(|n| n.generation.0).chain(std::iter::repeat(0)).take(k));
+            scores.extend(near.iter().map(|n| n.score).chain(std::iter::repeat(f32::NEG_INFINITY)).take(k));
+        }
+        Ok(Neighbours { generation: upto, ids, scores })
+    }
+}
