@@ -16,6 +16,7 @@ from engram._types import EPOCH
 Metric = Literal["cosine", "l2", "ip"]
 Durability = Literal["sync", "os", "memory"]
 OnOverload = Literal["wait", "raise"]
+Priority = Literal["high", "normal", "low"]
 Time = datetime | int | float | None
 Metadata = Mapping[str, Any]
 Where = Mapping[str, Any]
@@ -173,6 +174,25 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
         raise InvalidArgument(f"{name} is {value!r}; it must be an int from {low} to {high}", field=name, index=None)
     return int(value)
+
+
+def one_row(
+    text: str | None,
+    vector: Vectors | None,
+    confidence: float,
+    metadata: Metadata | None,
+    observed_at: Time,
+    key: str | None,
+) -> Arguments:
+    """Return one observation as columns."""
+    return (
+        None if vector is None else matrix("vector", vector, 1).reshape(1, -1),
+        None if text is None else [text],
+        None if metadata is None else [mapping(metadata, 0)],
+        None if observed_at is None else np.array([micros(observed_at, 0)], dtype=np.int64),
+        None if confidence == 1.0 else floats("confidence", [confidence], 0),
+        None if key is None else [key_text(key)],
+    )
 
 
 class Columns:

@@ -7,10 +7,22 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "Memory", "Space", "inspect", "simd_level", "verify"]
+__all__ = ["Engine", "Memory", "Session", "Space", "inspect", "simd_level", "verify"]
 
 # A pinned snapshot: id and generation. A moment: "generation" or "time", and which. A condition.
 _At: TypeAlias = tuple[tuple[int, int] | None, tuple[str, int] | None, dict[str, Any] | None]
+# Vectors, texts, metadata, observed_at, confidence, keys.
+_Columns: TypeAlias = tuple[
+    NDArray[np.float32] | None,
+    list[str | None] | None,
+    list[dict[str, Any] | None] | None,
+    NDArray[np.int64] | None,
+    NDArray[np.float32] | None,
+    list[str | None] | None,
+]
+
+# First sequence; runs of sequence, count and first generation (0: not kept); duplicates; rejected, with reasons.
+_Acknowledged: TypeAlias = tuple[int, list[tuple[int, int, int]], int, list[tuple[int, str]]]
 
 @final
 class Engine:
@@ -41,16 +53,8 @@ class Space:
     def metric(self) -> str: ...
     @property
     def durability(self) -> str: ...
-    def observe(
-        self,
-        vectors: NDArray[np.float32] | None,
-        texts: list[str | None] | None,
-        metadata: list[dict[str, Any] | None] | None,
-        observed_at: NDArray[np.int64] | None,
-        confidence: NDArray[np.float32] | None,
-        keys: list[str | None] | None,
-        timeout_ms: int,
-    ) -> tuple[int, int]: ...
+    def observe(self, columns: _Columns, timeout_ms: int) -> tuple[int, int]: ...
+    def session(self, priority: str, resume: str | None, acknowledged: int | None, timeout_ms: int) -> Session: ...
     def recall(self, vector: NDArray[np.float32], k: int, at: _At) -> tuple[int, list[Memory]]: ...
     def recall_batch(
         self, vectors: NDArray[np.float32], k: int, at: _At
@@ -66,6 +70,23 @@ class Space:
     def pin(self) -> tuple[int, int]: ...
     def release(self, id: int) -> None: ...
     def stats(self) -> dict[str, Any]: ...
+
+@final
+class Session:
+    @property
+    def token(self) -> str: ...
+    @property
+    def priority(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    def sequences(self) -> tuple[int, int]: ...
+    def credits(self) -> tuple[int, int]: ...
+    def say(self, columns: _Columns, first: int | None, whole: bool, timeout_ms: int) -> _Acknowledged: ...
+    def say_frame(self, frame: bytes, timeout_ms: int) -> _Acknowledged: ...
+    def pause(self, paused: bool) -> None: ...
+    def detach(self) -> None: ...
+    def drain(self, timeout_ms: int) -> None: ...
+    def end(self, timeout_ms: int) -> None: ...
 
 @final
 class Memory:

@@ -9,6 +9,12 @@ The tree::
     ├── AlreadyExists(ValueError)
     ├── Overloaded(RuntimeError)          retry_after_ms, level
     ├── SnapshotExpired(RuntimeError)
+    ├── SequenceGap(RuntimeError)         expected
+    ├── SequenceConflict(ValueError)      sequence
+    ├── SessionExpired(RuntimeError)
+    ├── Fenced(RuntimeError)
+    ├── Paused(RuntimeError)
+    ├── DataLoss(RuntimeError)            committed
     ├── StorageError(OSError)             path, errno
     │   ├── DiskFull
     │   └── PermissionDenied(PermissionError)
@@ -30,15 +36,21 @@ __all__ = [
     "AlreadyExists",
     "Closed",
     "Corrupted",
+    "DataLoss",
     "DiskFull",
     "EngramError",
+    "Fenced",
     "Interrupted",
     "InvalidArgument",
     "Locked",
     "NotFound",
     "Overloaded",
+    "Paused",
     "PermissionDenied",
     "Poisoned",
+    "SequenceConflict",
+    "SequenceGap",
+    "SessionExpired",
     "SnapshotExpired",
     "StorageError",
     "Timeout",
@@ -100,6 +112,36 @@ class Overloaded(EngramError, RuntimeError):
 
 class SnapshotExpired(EngramError, RuntimeError):
     """A snapshot lived too long, or unused too long; take a new one."""
+
+
+class SequenceGap(EngramError, RuntimeError):
+    """Observations of a session are missing before this one; nothing was consumed: go on from `expected`."""
+
+    expected: int
+
+
+class SequenceConflict(EngramError, ValueError):
+    """Another observation was committed with this sequence; nothing was consumed."""
+
+    sequence: int
+
+
+class SessionExpired(EngramError, RuntimeError):
+    """The session was closed, or has expired: what it committed stays; open a new one."""
+
+
+class Fenced(EngramError, RuntimeError):
+    """Another speaker has attached to the session since; what was not acknowledged may be committed or not."""
+
+
+class Paused(EngramError, RuntimeError):
+    """The session is paused; nothing was consumed."""
+
+
+class DataLoss(EngramError, RuntimeError):
+    """Observations that were acknowledged in a weaker mode are lost; the session is committed up to `committed`."""
+
+    committed: int
 
 
 class StorageError(EngramError, OSError):
@@ -164,6 +206,12 @@ TABLE: dict[str, type[EngramError]] = {
     "ALREADY_EXISTS": AlreadyExists,
     "OVERLOADED": Overloaded,
     "SNAPSHOT_EXPIRED": SnapshotExpired,
+    "SEQUENCE_GAP": SequenceGap,
+    "SEQUENCE_CONFLICT": SequenceConflict,
+    "SESSION_EXPIRED": SessionExpired,
+    "FENCED": Fenced,
+    "PAUSED": Paused,
+    "DATA_LOSS": DataLoss,
     "DISK_FULL": DiskFull,
     "PERMISSION_DENIED": PermissionDenied,
     "STORAGE": StorageError,

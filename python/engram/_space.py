@@ -13,20 +13,19 @@ from engram._convert import (
     Columns,
     Metadata,
     OnOverload,
+    Priority,
     Time,
     Vectors,
     Where,
     condition,
-    floats,
     key_text,
-    mapping,
-    matrix,
-    micros,
     one_of,
+    one_row,
     whole,
 )
 from engram._exceptions import InvalidArgument, TooLarge
 from engram._reads import Reads, Snapshot
+from engram._session import Session
 from engram._types import Ack, BatchAck
 
 if TYPE_CHECKING:
@@ -112,15 +111,8 @@ class Space(Reads):
         KeyboardInterrupt, Interrupted
             Ctrl-C; after `Interrupted` the outcome is unknown.
         """
-        first, _ = self._core.observe(
-            None if vector is None else matrix("vector", vector, 1).reshape(1, -1),
-            None if text is None else [text],
-            None if metadata is None else [mapping(metadata, 0)],
-            None if observed_at is None else np.array([micros(observed_at, 0)], dtype=np.int64),
-            None if confidence == 1.0 else floats("confidence", [confidence], 0),
-            None if key is None else [key_text(key)],
-            self._timeout_ms(on_overload, timeout),
-        )
+        columns = one_row(text, vector, confidence, metadata, observed_at, key)
+        first, _ = self._core.observe(columns, self._timeout_ms(on_overload, timeout))
         return Ack(first, first, self._core.durability)
 
     def observe_batch(
@@ -172,7 +164,7 @@ class Space(Reads):
         columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, atomic)
         timeout_ms = self._timeout_ms(on_overload, timeout)
         if atomic:
-            first, count = self._core.observe(*columns.arguments(), timeout_ms)
+            first, count = self._core.observe(columns.arguments(), timeout_ms)
             ids = np.arange(first, first + count, dtype=np.uint64)
             return BatchAck(ids, first + count - 1, self._core.durability, [])
         limits = self._engine._core.limits()
@@ -182,7 +174,7 @@ class Space(Reads):
         while pieces:
             rows = pieces.popleft()
             try:
-                first, count = self._core.observe(*columns.arguments(rows), timeout_ms)
+                first, count = self._core.observe(columns.arguments(rows), timeout_ms)
             except InvalidArgument as error:
                 if error.index is not None:
                     rejected.append((int(rows[error.index]), str(error)))
@@ -256,6 +248,44 @@ class Space(Reads):
             self._core.forget_ids(ids[first : first + _FORGET_IDS], timeout_ms)
             for first in range(0, len(ids), _FORGET_IDS)
         )
+
+    def session(
+        self,
+        *,
+        priority: Priority = "normal",
+        resume: str | None = None,
+        acknowledged: int | None = None,
+        timeout: float | None = None,
+    ) -> Session:
+        """Open a session, or attach to one: a numbered stream whose effect is exactly once, over every crash.
+
+        Parameters
+        ----------
+        priority : {"high", "normal", "low"}
+            Of a new session.
+        resume : str, optional
+            The token of a session (`Session.token`): whoever spoke for it before is fenced.
+        acknowledged : int, optional
+            The last sequence that the caller knows to be acknowledged.
+        timeout : float, optional
+            Seconds to wait for a place (default 30).
+
+        Raises
+        ------
+        InvalidArgument
+            Not a token of a session of this space.
+        SessionExpired
+            It was closed, or not used for a week.
+        DataLoss
+            What was acknowledged in a weaker mode is lost: attach again with ``acknowledged=error.committed``.
+        TooLarge
+            Too many sessions.
+        Overloaded, DiskFull, Poisoned, Corrupted, NotFound, Closed
+            As for `observe`.
+        """
+        known = None if acknowledged is None else whole("acknowledged", acknowledged, 0, 2**63 - 1)
+        core = self._core.session(priority, resume, known, self._timeout_ms("wait", timeout))
+        return Session(core, self)
 
     def snapshot(self) -> Snapshot:
         """Pin what is visible now: repeatable reads, at most 60 s unused and 10 min in all."""

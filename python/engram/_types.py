@@ -59,12 +59,15 @@ class BatchAck:
         The generation of the last; 0 if none was accepted.
     rejected : list of (int, str)
         Index and reason of what was refused; always empty for an atomic batch.
+    duplicate : bool
+        All of it had been acknowledged before (sessions only).
     """
 
     memory_ids: NDArray[np.uint64]
     generation: int
     durability: str
     rejected: list[tuple[int, str]]
+    duplicate: bool = False
 
 
 class Memory:

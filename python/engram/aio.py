@@ -20,45 +20,26 @@ import asyncio
 import builtins
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram import _engine
-from engram._convert import AsOf, Durability, Metadata, Metric, OnOverload, Time, Vectors, Where
+from engram._aio_session import AsyncSession, Calls
+from engram._convert import AsOf, Durability, Metadata, Metric, OnOverload, Priority, Time, Vectors, Where
 from engram._engine import Engine
 from engram._exceptions import Closed
 from engram._reads import Snapshot
 from engram._space import Space
 from engram._types import Ack, BatchAck, Hits, Memory
 
-__all__ = ["AsyncEngine", "AsyncSnapshot", "AsyncSpace", "open"]
+__all__ = ["AsyncEngine", "AsyncSession", "AsyncSnapshot", "AsyncSpace", "open"]
 
 _THREADS = 16
 _PAGE = 256
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-class _Calls:
-    """The pool. Waiting observations hold a thread each, so that many form one log group."""
-
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engram-aio")
-
-    def __call__(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Awaitable[_R]:
-        try:
-            return asyncio.wrap_future(self._pool.submit(call, *args, **kwargs))
-        except RuntimeError:
-            raise Closed("the engine is closed") from None
-
-    def end(self) -> None:
-        self._pool.shutdown(wait=False)
 
 
 async def open(
@@ -77,7 +58,7 @@ async def open(
     threads : int
         Calls that may be under way at once; further ones wait.
     """
-    calls = _Calls(threads)
+    calls = Calls(threads)
     try:
         return AsyncEngine(await calls(_engine.open, path, durability=durability, limits=limits), calls)
     except BaseException:
@@ -88,7 +69,7 @@ async def open(
 class AsyncEngine:
     """A running engine. Use `engram.aio.open`; an async context manager that closes."""
 
-    def __init__(self, engine: Engine, calls: _Calls) -> None:
+    def __init__(self, engine: Engine, calls: Calls) -> None:
         self._engine = engine
         self._calls = calls
 
@@ -160,7 +141,7 @@ class _AsyncReads:
     """What a space and a snapshot have in common."""
 
     _reads: Space | Snapshot
-    _calls: _Calls
+    _calls: Calls
 
     async def recall(
         self, *, vector: Vectors, k: int = 10, where: Where | None = None, as_of: AsOf = None, exact: bool = False
@@ -205,7 +186,7 @@ class _AsyncReads:
 class AsyncSpace(_AsyncReads):
     """An isolated set of memories. Use `AsyncEngine.space`."""
 
-    def __init__(self, space: Space, calls: _Calls) -> None:
+    def __init__(self, space: Space, calls: Calls) -> None:
         self._reads = self._space = space
         self._calls = calls
 
@@ -304,6 +285,20 @@ class AsyncSpace(_AsyncReads):
             self._space.forget, memory_id, key=key, where=where, on_overload=on_overload, timeout=timeout
         )
 
+    async def session(
+        self,
+        *,
+        priority: Priority = "normal",
+        resume: str | None = None,
+        acknowledged: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncSession:
+        """Open a session, or attach to one. See `Space.session`."""
+        session = await self._calls(
+            self._space.session, priority=priority, resume=resume, acknowledged=acknowledged, timeout=timeout
+        )
+        return AsyncSession(session, self._calls)
+
     async def snapshot(self) -> AsyncSnapshot:
         """Pin what is visible now: repeatable reads, at most 60 s unused and 10 min in all."""
         return AsyncSnapshot(await self._calls(self._space.snapshot), self._calls)
@@ -320,7 +315,7 @@ class AsyncSpace(_AsyncReads):
 class AsyncSnapshot(_AsyncReads):
     """A pinned generation of a space, with every read method. An async context manager that releases it."""
 
-    def __init__(self, snapshot: Snapshot, calls: _Calls) -> None:
+    def __init__(self, snapshot: Snapshot, calls: Calls) -> None:
         self._reads = self._snapshot = snapshot
         self._calls = calls
 

@@ -20,6 +20,20 @@ pub enum Error {
     TooLarge { field: &'static str, index: Option<usize>, message: String },
     #[error("overloaded: {reason}; try again in {retry_after_ms} ms")]
     Overloaded { retry_after_ms: u64, level: &'static str, reason: String },
+    #[error("a gap in the session: the next sequence is {expected}; go on from there")]
+    SequenceGap { expected: u64 },
+    #[error("sequence {sequence} was committed with another content; number each observation once")]
+    SequenceConflict { sequence: u64 },
+    #[error("the session is gone: {reason}; open a new one")]
+    SessionExpired { reason: String },
+    #[error("another speaker has attached to the session, or it was given up; attach again to go on")]
+    Fenced,
+    #[error("the session is paused; resume it, or wait until it is")]
+    Paused,
+    #[error(
+        "observations that were acknowledged are lost: the session is committed up to sequence {committed}; send again from there"
+    )]
+    DataLoss { committed: u64 },
     #[error("the snapshot expired: {reason}; take a new one")]
     SnapshotExpired { reason: String },
     #[error("disk full: {message}; free some space, writing resumes by itself")]
@@ -78,6 +92,12 @@ impl Error {
             Self::AlreadyExists { .. } => "ALREADY_EXISTS",
             Self::TooLarge { .. } => "TOO_LARGE",
             Self::Overloaded { .. } => "OVERLOADED",
+            Self::SequenceGap { .. } => "SEQUENCE_GAP",
+            Self::SequenceConflict { .. } => "SEQUENCE_CONFLICT",
+            Self::SessionExpired { .. } => "SESSION_EXPIRED",
+            Self::Fenced => "FENCED",
+            Self::Paused => "PAUSED",
+            Self::DataLoss { .. } => "DATA_LOSS",
             Self::SnapshotExpired { .. } => "SNAPSHOT_EXPIRED",
             Self::DiskFull { .. } => "DISK_FULL",
             Self::UnsupportedVersion { .. } => "UNSUPPORTED_VERSION",

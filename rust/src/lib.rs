@@ -11,6 +11,7 @@ pub mod error;
 pub mod index;
 pub mod queue;
 pub mod records;
+pub mod session;
 pub mod store;
 pub mod types;
 pub mod wal;

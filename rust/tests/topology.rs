@@ -4,8 +4,9 @@
 mod common;
 
 use common::{Oracle, Rig, Sim, tiny};
-use engram_core::engine::{Core, Reading};
+use engram_core::engine::{Core, Reading, Speech};
 use engram_core::env::{Action, MemoryFiles, Operation, Rule, Site};
+use engram_core::session::Priority;
 use engram_core::types::{Config, Durability};
 
 /// T1: a new space goes to the partition with the fewest, then the lowest number; it is stored, not computed.
@@ -242,4 +243,86 @@ fn the_scrub_meets_rot() {
     assert_eq!(damaged.core.space_stats(&space).degraded, None);
     damaged.turns(2_000);
     assert!(damaged.core.space_stats(&space).degraded.unwrap().contains(&rows));
+}
+
+/// S1: a session that nobody uses for a week expires, by a record, an hour after that was first seen; one that is spoken for does not.
+#[test]
+fn sessions_expire_by_a_record() {
+    let rig = Rig::new(Config { partitions: 1, scrub_pause_ms: u64::MAX, ..tiny() });
+    rig.create("a", Durability::Sync);
+    let space = rig.core.space("a").unwrap();
+    let open = || {
+        let (session, ticket) = rig.core.submit_open(&space, Priority::Normal, "").unwrap().unwrap();
+        rig.turns(10);
+        (session, ticket.outcome().unwrap().unwrap().epoch)
+    };
+    let (idle, epoch) = open();
+    let (spoken_for, _) = open();
+    rig.core.detach(&idle, epoch);
+    let token = rig.core.token(&space, idle.id);
+    let pass = |minutes: u64| {
+        for _ in 0..minutes {
+            rig.clock.advance_micros(60_000_000);
+            rig.turns(6);
+        }
+    };
+    pass(30);
+    rig.clock.advance_micros(8 * 24 * 3_600 * 1_000_000);
+    pass(58);
+    assert_eq!(space.sessions.len(), 2, "due, and not yet certain");
+    pass(10);
+    assert_eq!(space.sessions.all().iter().map(|s| s.id).collect::<Vec<_>>(), [spoken_for.id]);
+    let again = rig.core.submit_attach(&space, &token, "", None);
+    assert_eq!(again.err().unwrap().code(), "SESSION_EXPIRED");
+    rig.turns(200);
+    let next = Rig::over(tiny(), MemoryFiles::with_state(rig.files.state(), 1, true));
+    let space = next.core.space("a").unwrap();
+    assert_eq!(space.sessions.all().iter().map(|s| s.id).collect::<Vec<_>>(), [spoken_for.id]);
+    assert_eq!(next.core.submit_attach(&space, &token, "", None).err().unwrap().code(), "SESSION_EXPIRED");
+}
+
+/// S2, D10: what a full disk refuses out of a lane takes nothing, and the session goes on from there when there is room.
+#[test]
+fn a_full_disk_sets_a_session_back() {
+    let rig = Rig::new(Config { partitions: 1, ..tiny() });
+    rig.create("a", Durability::Sync);
+    let space = rig.core.space("a").unwrap();
+    let (session, ticket) = rig.core.submit_open(&space, Priority::Normal, "").unwrap().unwrap();
+    rig.turns(10);
+    let epoch = ticket.outcome().unwrap().unwrap().epoch;
+    let say = |first: u64, uids: &[u64]| {
+        let mut spoken = rig.core.prepare_spoken(&space, common::frame_of(uids, false), false).unwrap();
+        match rig.core.say(&space, &session, epoch, Some(first), &mut spoken) {
+            Ok(Speech::Said(saying)) => Ok(saying.fresh.unwrap().1),
+            Ok(Speech::Full(reason)) => panic!("{reason}"),
+            Err(error) => Err(error),
+        }
+    };
+    rig.faults.add(Rule::new(Operation::Create, Action::Fail(28)));
+    let all: Vec<u64> = (1..=200).collect();
+    let (mut first, mut refused, mut kept) = (1, None, Vec::new());
+    for _ in 0..200 {
+        match say(first, &all) {
+            Ok(ticket) => kept.push((first, ticket)),
+            Err(error) => panic!("{error}"),
+        }
+        first += 200;
+        rig.turns(8);
+        refused = kept.iter().find_map(|(f, t)| t.outcome().and_then(Result::err).map(|e| (*f, e)));
+        if refused.is_some() {
+            break;
+        }
+    }
+    let (at, error) = refused.expect("the disk never filled");
+    assert_eq!(error.code(), "DISK_FULL");
+    rig.faults.clear();
+    rig.turns(300);
+    let section = session.section();
+    assert_eq!((section.admitted(), section.window.committed()), (at - 1, at - 1), "fell back to what is numbered");
+    drop(section);
+    assert_eq!(say(at + 200, &all).err().unwrap().code(), "SEQUENCE_GAP");
+    let again = say(at, &all).unwrap();
+    rig.turns(50);
+    assert!(again.outcome().unwrap().is_ok());
+    assert_eq!(rig.core.count(&space, Reading::default()).unwrap(), at + 199);
 }

@@ -11,9 +11,9 @@ import pytest
 import engram
 
 NAMES = """
-Ack AlreadyExists BatchAck Closed Corrupted DiskFull Engine EngramError Hit Hits Interrupted InvalidArgument Locked
-Memory NotFound Overloaded PermissionDenied Poisoned Snapshot SnapshotExpired Space StorageError Timeout TooLarge
-UnsupportedVersion aio inspect open verify
+Ack AlreadyExists BatchAck Closed Corrupted DataLoss DiskFull Engine EngramError Fenced Hit Hits Interrupted
+InvalidArgument Locked Memory NotFound Overloaded Paused PermissionDenied Poisoned SequenceConflict SequenceGap Session
+SessionExpired Snapshot SnapshotExpired Space StorageError Timeout TooLarge UnsupportedVersion aio inspect open verify
 """
 
 READS = {
@@ -37,14 +37,26 @@ METHODS: dict[type, dict[str, str]] = {
         "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, key=None, on_overload='wait', timeout=None",  # noqa: E501
         "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
         "forget": "self, memory_id=None, *, key=None, where=None, on_overload='wait', timeout=None",
+        "session": "self, *, priority='normal', resume=None, acknowledged=None, timeout=None",
         "snapshot": "self",
         "stats": "self",
+    },
+    engram.Session: {
+        "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, key=None, sequence=None, on_overload='wait', timeout=None",  # noqa: E501
+        "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, sequence=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
+        "observe_frame": "self, frame, *, on_overload='wait', timeout=None",
+        "pause": "self",
+        "resume": "self",
+        "drain": "self, timeout=None",
+        "close": "self, timeout=None",
+        "detach": "self",
     },
     engram.Snapshot: {**READS, "release": "self"},
 }
 PROPERTIES: dict[type, set[str]] = {
     engram.Engine: {"path", "report"},
     engram.Space: {"name", "dim", "metric", "durability"},
+    engram.Session: {"token", "priority", "state", "committed", "absorbed", "credits", "level", "advised_batch"},
     engram.Snapshot: {"generation"},
 }
 
@@ -79,6 +91,7 @@ def test_the_async_methods_are_the_same() -> None:
     pairs: list[tuple[type, type]] = [
         (engram.Engine, engram.aio.AsyncEngine),
         (engram.Space, engram.aio.AsyncSpace),
+        (engram.Session, engram.aio.AsyncSession),
         (engram.Snapshot, engram.aio.AsyncSnapshot),
     ]
     for plain, coroutines in pairs:

@@ -21,6 +21,9 @@ fn fields(py: Python<'_>, error: &Error) -> PyResult<Py<PyDict>> {
             d.set_item("offset", offset)?;
             d.set_item("reason", reason)?;
         }
+        Error::SequenceGap { expected } => d.set_item("expected", expected)?,
+        Error::SequenceConflict { sequence } => d.set_item("sequence", sequence)?,
+        Error::DataLoss { committed } => d.set_item("committed", committed)?,
         Error::Poisoned { cause } => d.set_item("cause", cause)?,
         Error::Locked { pid } => d.set_item("pid", pid)?,
         Error::UnsupportedVersion { path, found, supported, .. } => {
@@ -36,6 +39,9 @@ fn fields(py: Python<'_>, error: &Error) -> PyResult<Py<PyDict>> {
         Error::NotFound { .. }
         | Error::AlreadyExists { .. }
         | Error::SnapshotExpired { .. }
+        | Error::SessionExpired { .. }
+        | Error::Fenced
+        | Error::Paused
         | Error::DiskFull { .. }
         | Error::Closed { .. }
         | Error::Timeout { .. }

@@ -3,10 +3,12 @@
 //! Large calls copy what they need while attached, then detach: the GIL is free while the engine works. Waiting calls look for signals
 //! every few milliseconds.
 
+mod columns;
 mod convert;
 mod engine;
 mod errors;
 mod memory;
+mod session;
 mod signals;
 mod space;
 mod stats;
@@ -19,6 +21,8 @@ mod _core {
     use crate::engine::{Engine, inspect, simd_level, verify};
     #[pymodule_export]
     use crate::memory::Memory;
+    #[pymodule_export]
+    use crate::session::Session;
     #[pymodule_export]
     use crate::space::Space;
 }

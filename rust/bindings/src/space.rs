@@ -2,26 +2,24 @@
 
 use std::sync::Arc;
 
-use engram_core::engine::{AsOf, Core, Reading};
+use engram_core::engine::{AsOf, Core, Reading, TakeUp};
 use engram_core::error::Error;
-use engram_core::records::{Columns, build_frame};
+use engram_core::session::Priority;
 use engram_core::store::{self, Wanted};
 use engram_core::types::{FORGET_IDS_MAX, Generation};
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::PyDict;
 
-use crate::convert::{filter_in, metadata_in, texts_in};
+use crate::columns::ColumnsIn;
+use crate::convert::filter_in;
 use crate::engine::Shared;
 use crate::errors::{OrRaise, invalid};
 use crate::memory::Memory;
+use crate::session::Session;
 use crate::signals::{Signals, now};
 use crate::stats::space_stats;
-
-fn borrow(texts: &[Option<String>]) -> Vec<Option<&str>> {
-    texts.iter().map(Option::as_deref).collect()
-}
 
 type Snap = Option<(u64, u64)>;
 
@@ -97,65 +95,10 @@ impl Space {
     }
 
     /// Returns the first generation and how many were given.
-    #[pyo3(signature = (vectors, texts, metadata, observed_at, confidence, keys, timeout_ms))]
-    #[allow(clippy::too_many_arguments, reason = "the columns of a frame")]
-    fn observe(
-        &self,
-        py: Python<'_>,
-        vectors: Option<PyReadonlyArray2<'_, f32>>,
-        texts: Option<Bound<'_, PyList>>,
-        metadata: Option<Bound<'_, PyList>>,
-        observed_at: Option<PyReadonlyArray1<'_, i64>>,
-        confidence: Option<PyReadonlyArray1<'_, f32>>,
-        keys: Option<Bound<'_, PyList>>,
-        timeout_ms: u64,
-    ) -> PyResult<(u64, u32)> {
+    #[pyo3(signature = (columns, timeout_ms))]
+    fn observe(&self, py: Python<'_>, columns: ColumnsIn<'_>, timeout_ms: u64) -> PyResult<(u64, u32)> {
         let engine = self.shared.engine()?;
-        let texts = texts.as_ref().map(|t| texts_in(t, "text")).transpose()?;
-        let borrowed = texts.as_deref().map(borrow);
-        let keys = keys.as_ref().map(|k| texts_in(k, "key")).transpose()?;
-        let borrowed_keys = keys.as_deref().map(borrow);
-        let depth = engine.core().config.metadata_depth_max;
-        let metadata = metadata.as_ref().map(|m| metadata_in(m, depth)).transpose()?;
-        let dim = self.inner.options.dim as usize;
-        let vectors = vectors.as_ref().map(|v| (v.as_array(), v.as_slice()));
-        let vectors = match vectors {
-            Some((shape, Ok(slice))) if shape.ncols() == dim => Some((slice, shape.nrows())),
-            Some((shape, Ok(_))) => {
-                let message = format!("the vectors have {} dimensions, the space has {dim}", shape.ncols());
-                return Err(invalid("vectors", None, message));
-            }
-            Some((_, Err(_))) => {
-                return Err(invalid("vectors", None, "vectors must be C-contiguous".to_owned()));
-            }
-            None => None,
-        };
-        let lengths = [
-            vectors.map(|v| v.1),
-            texts.as_ref().map(Vec::len),
-            metadata.as_ref().map(Vec::len),
-            observed_at.as_ref().map(|o| o.as_array().len()),
-            confidence.as_ref().map(|c| c.as_array().len()),
-            keys.as_ref().map(Vec::len),
-        ];
-        let count = lengths.iter().flatten().copied().next().unwrap_or(0);
-        if lengths.iter().flatten().any(|n| *n != count) {
-            return Err(invalid("batch", None, "the columns of a batch differ in length".to_owned()));
-        }
-        if count == 0 {
-            return Err(invalid("batch", None, "an empty batch: there is nothing to observe".to_owned()));
-        }
-        let columns = Columns {
-            count,
-            dim,
-            vectors: vectors.map(|v| v.0),
-            texts: borrowed.as_deref(),
-            metadata: metadata.as_deref(),
-            observed_at: observed_at.as_ref().map(|o| o.as_slice()).transpose()?,
-            confidence: confidence.as_ref().map(|c| c.as_slice()).transpose()?,
-            keys: borrowed_keys.as_deref(),
-        };
-        let frame = build_frame(&columns);
+        let frame = columns.frame(self.inner.options.dim as usize, engine.core().config.metadata_depth_max)?;
         let signals = Signals::default();
         let committed = py.detach(|| {
             let prepared = engine.core().prepare(&self.inner, frame)?;
@@ -164,6 +107,30 @@ impl Space {
         });
         let committed = signals.raise(committed)?;
         Ok((committed.first.0, committed.count))
+    }
+
+    /// A new session, or the one of a token: with it, the last sequence its speaker knows to be acknowledged.
+    #[pyo3(signature = (priority, resume, acknowledged, timeout_ms))]
+    fn session(
+        &self,
+        py: Python<'_>,
+        priority: &str,
+        resume: Option<String>,
+        acknowledged: Option<u64>,
+        timeout_ms: u64,
+    ) -> PyResult<Session> {
+        let engine = self.shared.engine()?;
+        let priority = Priority::parse(priority).or_raise()?;
+        let signals = Signals::default();
+        let taken = py.detach(|| {
+            let how = match &resume {
+                Some(token) => TakeUp::Attach(token, acknowledged),
+                None => TakeUp::Open(priority),
+            };
+            engine.take_up(&self.inner, &how, "", timeout_ms, &|| signals.look())
+        });
+        let (inner, attached) = signals.raise(taken)?;
+        Ok(Session { shared: Arc::clone(&self.shared), space: Arc::clone(&self.inner), inner, epoch: attached.epoch })
     }
 
     #[pyo3(signature = (vector, k, at))]

@@ -8,8 +8,9 @@ use super::reads::Reading;
 use super::workers::Pulse;
 use crate::error::Error;
 use crate::queue::{Committed, Level, Reply, Ticket, retry_after_ms};
-use crate::records::{Checked, Filter, check_frame};
-use crate::store::{Batch, Control, Space, Wanted};
+use crate::records::{Filter, check_frame};
+use crate::session::Stamp;
+use crate::store::{Batch, Control, Order, Piece, Space, Speaker, Wanted, permits};
 use crate::types::{DIM_MAX, Generation, check_space_name};
 
 /// A forget's condition is asked again by the writer for about so many rows at most.
@@ -18,8 +19,7 @@ const PROCESS_QUEUE: &str = "the process's queues are full";
 
 /// A checked frame that may be admitted.
 pub struct Prepared {
-    frame: Vec<u8>,
-    checked: Checked,
+    pub(super) pieces: Vec<Piece>,
 }
 
 /// What came of an attempt to admit.
@@ -48,16 +48,21 @@ impl Core {
     pub fn prepare(&self, space: &Space, frame: Vec<u8>) -> Result<Box<Prepared>, Error> {
         self.check_open()?;
         let checked = check_frame(&frame, space.options.dim, space.options.metric, &self.config)?;
-        let (count, bytes) = (checked.hashes.len() as u64, frame.len() as u64);
+        self.fits(space, vec![Piece::Rows { frame: Arc::new(frame), checked: Box::new(checked) }])
+    }
+
+    /// Whether the pieces could ever be admitted.
+    pub(super) fn fits(&self, space: &Space, pieces: Vec<Piece>) -> Result<Box<Prepared>, Error> {
+        let (count, bytes) = permits(&pieces);
         if !space.depth.could_hold(count, bytes) || !self.process_queue.could_hold(bytes) {
             let message = format!("{count} observations of {bytes} bytes are over the limits of the queues");
             return Err(Error::TooLarge { field: "batch", index: None, message });
         }
-        Ok(Box::new(Prepared { frame, checked }))
+        Ok(Box::new(Prepared { pieces }))
     }
 
     /// Whether the space takes changes at all; its partition.
-    fn writable(&self, space: &Space) -> Result<&Partition, Error> {
+    pub(super) fn writable(&self, space: &Space) -> Result<&Partition, Error> {
         self.check_open()?;
         let partition = &self.partitions[space.options.partition.0 as usize];
         if let Some(cause) = partition.poisoned.get() {
@@ -69,30 +74,49 @@ impl Core {
     /// Takes a permit and pushes, or does neither (O2, P1).
     pub fn admit(&self, space: &Arc<Space>, prepared: Box<Prepared>) -> Result<Admission, Error> {
         let partition = self.writable(space)?;
-        let (count, bytes) = (prepared.checked.hashes.len() as u64, prepared.frame.len() as u64);
+        match self.permit(space, &prepared)? {
+            Some(reason) => Ok(Admission::Full(prepared, reason)),
+            None => Ok(Admission::Admitted(self.push(space, partition, *prepared, None))),
+        }
+    }
+
+    /// Takes a permit, or nothing; then the reason.
+    pub(super) fn permit(&self, space: &Space, prepared: &Prepared) -> Result<Option<&'static str>, Error> {
+        let (count, bytes) = permits(&prepared.pieces);
         let now = self.now();
         if let Some(reason) = self.pressed(space, bytes, now) {
-            return Ok(Admission::Full(prepared, reason));
+            return Ok(Some(reason));
         }
         if !self.process_queue.reserve(bytes) {
-            return Ok(Admission::Full(prepared, PROCESS_QUEUE));
+            return Ok(Some(PROCESS_QUEUE));
         }
         if !space.reserve(count, bytes, now, &self.process_queue) {
             self.process_queue.release(bytes);
-            return Ok(Admission::Full(prepared, "the space's queue is full"));
+            return Ok(Some("the space's queue is full"));
         }
         if let Err(error) = space.admits() {
             self.process_queue.release(bytes);
             space.release(count, bytes, now, None, &self.process_queue);
             return Err(error);
         }
+        Ok(None)
+    }
+
+    /// The permit is taken: into the lane.
+    pub(super) fn push(
+        &self,
+        space: &Space,
+        partition: &Partition,
+        prepared: Prepared,
+        speaker: Option<(Arc<Speaker>, Stamp)>,
+    ) -> Arc<Ticket<Committed>> {
         let ticket = Arc::new(Ticket::default());
         let reply = Reply::new(Arc::clone(&ticket));
-        let batch = Batch { admitted_at: now, frame: Arc::new(prepared.frame), checked: prepared.checked, reply };
+        let batch = Batch { admitted_at: self.now(), pieces: prepared.pieces, speaker, reply };
         if space.lane.push(batch) {
             partition.ready.push(space.options.id);
         }
-        Ok(Admission::Admitted(ticket))
+        ticket
     }
 
     /// Why nothing more may come in now (P2, P3).
@@ -117,16 +141,18 @@ impl Core {
 
     /// What a caller is told that found no room in time.
     pub(super) fn overloaded(&self, space: &Space, refused: &Prepared, reason: &str) -> Error {
-        let (count, bytes) = (refused.checked.hashes.len() as u64, refused.frame.len() as u64);
+        let (count, bytes) = permits(&refused.pieces);
         let level = space.level(self.now()).max(self.process_queue.level()).max(self.process_unsealed.level());
         let retry_after_ms =
             retry_after_ms(space.drain_ms(count, bytes, &self.process_queue), self.env.random.next_u64());
         Error::Overloaded { retry_after_ms, level: level.name(), reason: reason.to_owned() }
     }
 
-    pub(super) fn too_many_forgets(&self, space: &Space) -> Error {
-        let (level, reason) =
-            (space.level(self.now()).name(), "too many forgets of this space are on their way".to_owned());
+    pub(super) fn too_many_orders(&self, space: &Space) -> Error {
+        let (level, reason) = (
+            space.level(self.now()).name(),
+            "too many forgets and session changes of this space are on their way".to_owned(),
+        );
         Error::Overloaded { retry_after_ms: retry_after_ms(Some(0.0), self.env.random.next_u64()), level, reason }
     }
 
@@ -149,30 +175,39 @@ impl Core {
         Ok((Wanted::Matching { found, since, filter: filter.clone() }, true))
     }
 
-    /// Takes a place in the control lane and pushes; gives back what was wanted if there is none now (K3, O3).
-    pub fn submit_forget(
-        &self,
-        space: &Arc<Space>,
-        wanted: Wanted,
-    ) -> Result<Result<Arc<Ticket<Committed>>, Wanted>, Error> {
+    /// Takes a place in the control lane and pushes; gives back what was ordered if there is none now (O3).
+    pub(super) fn order(&self, space: &Arc<Space>, order: Order) -> Result<Option<Order>, Error> {
         let partition = self.writable(space)?;
-        let bytes = match &wanted {
-            Wanted::Ids(ids) => ids.len() as u64 * 8,
-            Wanted::Key(key) => key.len() as u64,
-            Wanted::Matching { found, .. } => found.len() as u64 * 8,
+        let bytes = match &order {
+            Order::Forget { wanted: Wanted::Ids(ids) | Wanted::Matching { found: ids, .. }, .. } => {
+                ids.len() as u64 * 8
+            }
+            _ => 256,
         };
         if space.controls_depth.reserve(1, bytes).is_none() {
-            return Ok(Err(wanted));
+            return Ok(Some(order));
         }
         if let Err(error) = space.admits() {
             space.controls_depth.release(1, bytes);
             return Err(error);
         }
-        let ticket = Arc::new(Ticket::default());
-        let reply = Reply::new(Arc::clone(&ticket));
-        if space.controls.push(Control { admitted_at: self.now(), bytes, wanted, reply }) {
+        if space.controls.push(Control { bytes, order }) {
             partition.controls.push(space.options.id);
         }
-        Ok(Ok(ticket))
+        Ok(None)
+    }
+
+    /// Orders a forget; gives back what was wanted if there is no place now (K3).
+    pub fn submit_forget(
+        &self,
+        space: &Arc<Space>,
+        wanted: Wanted,
+    ) -> Result<Result<Arc<Ticket<Committed>>, Wanted>, Error> {
+        let ticket = Arc::new(Ticket::default());
+        let order = Order::Forget { wanted, reply: Reply::new(Arc::clone(&ticket)) };
+        Ok(match self.order(space, order)? {
+            Some(Order::Forget { wanted, .. }) => Err(wanted),
+            _ => Ok(ticket),
+        })
     }
 }

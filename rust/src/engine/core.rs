@@ -54,6 +54,7 @@ pub struct Core {
     pub scheduler: Arc<dyn Scheduler>,
     pub seed: Seed,
     pub directory_id: [u8; 16],
+    pub(super) key: [u8; 32],
     pub spaces: Spaces,
     pub partitions: Vec<Partition>,
     pub(super) catalogue: Catalogue,

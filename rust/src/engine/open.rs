@@ -19,7 +19,9 @@ use crate::queue::Pool;
 use crate::store::{Delta, Spaces};
 use crate::types::codec::Seed;
 use crate::types::{Config, Durability, Generation, LogPosition, PartitionId};
-use crate::wal::{LogWriter, Manifest, NewSegment, Record, Recovered, Spare, Supply, VoidRecord, recover, restamp};
+use crate::wal::{
+    LogWriter, Manifest, NewSegment, Record, Recovered, Said, Spare, Supply, VoidRecord, recover, restamp,
+};
 
 /// Generations a renewed incarnation burns (D11).
 pub(super) const RENEWAL: u64 = 1 << 32;
@@ -108,6 +110,7 @@ impl Core {
             wants_room: false.into(),
             seed,
             directory_id: manifest.id,
+            key: manifest.key,
             spaces,
             partitions,
             catalogue,
@@ -278,7 +281,13 @@ impl Opener<'_> {
             }
             let first_generation = seat.last.plus(1);
             let incarnation = self.env.random.next_u64();
-            let void = VoidRecord { space: seat.options.id, first_generation, count: RENEWAL, incarnation };
+            let void = VoidRecord {
+                space: seat.options.id,
+                first_generation,
+                count: RENEWAL,
+                incarnation,
+                said: Said::default(),
+            };
             void.encode(&mut body);
             count += 1;
             let last = Generation(seat.last.0 + RENEWAL);

@@ -7,30 +7,17 @@ use std::sync::Arc;
 use super::catalogue::Known;
 use super::maintenance::{Kept, rows_id, rows_path};
 use super::open::Damage;
+use super::replayed::{Replayed, lost_tail};
 use crate::env::Files;
 use crate::error::Error;
-use crate::queue::Pool;
 use crate::records::{RowSource, SealedFile};
-use crate::store::{
-    DamagedRows, Deaths, Delta, Observed, Part, SealedPart, Space, SpaceState, apply_forget, apply_observe,
-};
+use crate::store::{DamagedRows, Deaths, Observed, SealedPart, SpaceState, apply_forget, apply_observe, apply_voids};
 use crate::types::codec::Seed;
-use crate::types::{Config, Durability, FileId, Generation, LogPosition, PartitionId, SpaceId, SpaceOptions};
+use crate::types::{FileId, Generation, PartitionId, SessionId, SpaceId};
 use crate::wal::{
     Checkpoint, CheckpointSpace, ForgetRecord, GroupAt, ObserveRecord, Record, Recovered, VoidRecord, list_checkpoints,
     partition_dir, recover,
 };
-
-/// One space as its partition's files have it.
-pub(super) struct Replayed {
-    pub(super) options: SpaceOptions,
-    pub(super) state: SpaceState,
-    pub(super) sealed: Vec<SealedPart>,
-    pub(super) delta: Delta,
-    pub(super) last: Generation,
-    gaps: Vec<(Generation, Generation)>,
-    seen_at: u64,
-}
 
 pub(super) struct PartitionState {
     pub(super) id: PartitionId,
@@ -159,21 +146,7 @@ impl Reader<'_> {
         by_id.extend(checkpoint.into_iter().flat_map(|c| c.spaces.iter().map(|s| (s.id, s))));
         let id = self.id;
         for options in known.live.values().filter(|o| o.partition == id) {
-            let before = Generation(options.first_generation.0 - 1);
-            let mut seat = Replayed {
-                options: options.clone(),
-                state: SpaceState {
-                    last_generation: before,
-                    sealed_through: before,
-                    incarnation: options.incarnation,
-                    ..SpaceState::default()
-                },
-                sealed: Vec::new(),
-                delta: Delta::default(),
-                last: before,
-                gaps: Vec::new(),
-                seen_at: 0,
-            };
+            let mut seat = Replayed::new(options.clone());
             if let (Some(entry), Some(checkpoint)) = (by_id.get(&options.id), checkpoint) {
                 seat.state = SpaceState {
                     last_generation: entry.last_generation,
@@ -185,6 +158,7 @@ impl Reader<'_> {
                 };
                 seat.delta.deaths.clone_from(&entry.deaths);
                 seat.delta.changes.clone_from(&entry.changes);
+                seat.seat_sessions(&entry.sessions);
                 seat.last = entry.last_generation.max(entry.sealed_through);
                 seat.sealed = self.sealed_parts(&options.name, entry, checkpoint)?;
             }
@@ -239,6 +213,16 @@ impl Reader<'_> {
                 Record::Observe(observe) => self.observe(group, observe)?,
                 Record::Void(void) => self.void(group, void)?,
                 Record::Forget(forget) => self.forget(group, forget)?,
+                Record::Session(session) => {
+                    if let Some(seat) = self.seat(group, session.space)? {
+                        seat.turn(session, group.header.committed_at);
+                    }
+                }
+                Record::Expiry(expiry) => {
+                    if let Some(seat) = self.seat(group, expiry.space)? {
+                        expiry.sessions.into_iter().for_each(|id| seat.end(id));
+                    }
+                }
                 Record::Close(close) => (self.ended_clean, self.ended_closed) = (close.clean, true),
                 Record::Create(_) | Record::Drop(_) => {
                     let reason = "a catalogue record in a partition's log";
@@ -270,14 +254,22 @@ impl Reader<'_> {
             return Ok(());
         };
         let first = record.first_generation;
-        let last = Generation(first.0 + record.hashes.len() as u64 - 1);
+        let count = record.hashes.len() as u64;
+        let last = Generation(first.0 + count - 1);
+        seat.said(record.said, count, first, group)?;
         if last <= seat.state.sealed_through {
             return Ok(());
         }
         seat.expect(first, group)?;
         seat.last = last;
         let frame = Arc::new(record.frame.to_vec());
-        let observed = Observed { frame, hashes: record.hashes, first, supersedes: record.supersedes };
+        let observed = Observed {
+            frame,
+            hashes: record.hashes,
+            first,
+            supersedes: record.supersedes,
+            continues: record.continues,
+        };
         apply_observe(&mut seat.delta, observed, None, group.before, group.header.committed_at)
     }
 
@@ -300,14 +292,20 @@ impl Reader<'_> {
         let Some(seat) = self.seat(group, record.space)? else {
             return Ok(());
         };
-        let last = Generation(record.first_generation.0 + record.count - 1);
+        let (first, count) = (record.first_generation, record.count);
+        let last = Generation(first.0 + count - 1);
+        seat.said(record.said, count, first, group)?;
         if last <= seat.last {
             return Ok(());
         }
-        seat.expect(record.first_generation, group)?;
+        seat.expect(first, group)?;
         seat.last = last;
+        if record.said.session != SessionId(0) {
+            apply_voids(&mut seat.delta, first, count, group.before, group.header.committed_at);
+            return Ok(());
+        }
         seat.state.incarnation = record.incarnation;
-        seat.delta.ranges.push((record.first_generation, last));
+        seat.delta.ranges.push((first, last));
         Ok(())
     }
 
@@ -369,47 +367,6 @@ impl Reader<'_> {
         }
         Ok(strays)
     }
-}
-
-impl Replayed {
-    /// The space as its readers will see it.
-    pub(super) fn into_space(
-        self,
-        durability: Durability,
-        config: &Config,
-        process_unsealed: &Arc<Pool>,
-        now: u64,
-    ) -> Space {
-        let last_generation = self.state.last_generation.max(self.state.sealed_through);
-        let state = SpaceState { last_generation, ..self.state };
-        let space = Space::new(self.options, durability, config, state, Arc::clone(process_unsealed));
-        space.install(self.sealed, 0, now);
-        space.publish(self.delta, now);
-        space.learn_keys();
-        space
-    }
-
-    /// The next record of the space begins at `first`; what lies between is lost.
-    fn expect(&mut self, first: Generation, group: &GroupAt) -> Result<(), Error> {
-        if first.0 <= self.last.0 {
-            let reason = format!("generation {first} of space {} stands twice in the log", self.options.name);
-            return Err(Error::corrupted(&group.path, group.header.offset, reason));
-        }
-        if first.0 > self.last.0 + 1 {
-            let gap = (self.last.plus(1), Generation(first.0 - 1));
-            let reason = "part of its log is damaged";
-            let error = Error::corrupted(format!("space {}", self.options.name), 0, reason);
-            self.gaps.push(gap);
-            self.delta.parts.push(lost_tail(&error, gap.0, gap.1, group.before));
-            self.delta.ranges.push(gap);
-        }
-        Ok(())
-    }
-}
-
-fn lost_tail(error: &Error, first: Generation, last: Generation, position: LogPosition) -> Part {
-    let rows = Arc::new(DamagedRows::new(first, last, error.clone()));
-    Part { sound: false, ..Part::new(rows, position, 0) }
 }
 
 fn lost_part(name: &str, first: Generation, last: Generation, reason: &str) -> SealedPart {

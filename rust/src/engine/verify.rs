@@ -7,7 +7,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::core::Core;
 use super::maintenance::rows_path;
 use super::open::{Damage, read_catalogue, take_lock};
-use super::recovery::{PartitionState, Replayed, read_partition};
+use super::recovery::{PartitionState, read_partition};
+use super::replayed::Replayed;
 use crate::env::{Env, Files};
 use crate::error::Error;
 use crate::queue::Pool;
@@ -232,6 +233,12 @@ impl Core {
             let view: Arc<View> = space.view();
             h.update(&view.watermark().0.to_le_bytes());
             h.update(&space.state().incarnation.to_le_bytes());
+            for session in space.sessions.all() {
+                let section = session.section();
+                for v in [session.id.0, section.epoch, section.window.committed()] {
+                    h.update(&v.to_le_bytes());
+                }
+            }
             let scope = Scope { upto: view.watermark(), filter: None, pulse: &|| Ok(()) };
             view.list(Generation(0), scope, |row| {
                 hash_row(&mut h, &row);

@@ -19,11 +19,11 @@ use super::core::Core;
 use crate::env::{Env, Port, Scheduler, Task};
 use crate::error::Error;
 use crate::queue::{Committed, Ticket};
-use crate::store::{Space, Wanted};
+use crate::store::Space;
 use crate::types::{Config, Durability, Metric, check_space_name};
 
 const TICK: Duration = Duration::from_millis(40);
-const SLICE: Duration = Duration::from_millis(20);
+pub(super) const SLICE: Duration = Duration::from_millis(20);
 const CLOSE_WAIT_MS: u64 = 30_000;
 
 /// Called while waiting; an error ends the wait (a signal came).
@@ -58,7 +58,7 @@ impl Scheduler for Threads {
 
 /// A running engine.
 pub struct Engine {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     threads: Arc<Threads>,
     handles: Mutex<Vec<JoinHandle<()>>>,
     closed: Mutex<bool>,
@@ -206,7 +206,7 @@ impl Engine {
         self.wait(&ticket, pulse).map(|_| ())
     }
 
-    fn wait<T: Clone>(&self, ticket: &Ticket<T>, pulse: Pulse<'_>) -> Result<T, Error> {
+    pub(super) fn wait<T: Clone>(&self, ticket: &Ticket<T>, pulse: Pulse<'_>) -> Result<T, Error> {
         loop {
             if let Some(outcome) = ticket.wait(SLICE) {
                 return outcome;
@@ -249,36 +249,8 @@ impl Engine {
         }
     }
 
-    /// Waits for a place in the control lane, at most `timeout_ms`, then pushes (K3).
-    pub fn submit_forget(
-        &self,
-        space: &Arc<Space>,
-        wanted: Wanted,
-        timeout_ms: u64,
-        pulse: Pulse<'_>,
-    ) -> Result<Arc<Ticket<Committed>>, Error> {
-        let index = space.options.partition.0 as usize;
-        let until = self.core.now().saturating_add(timeout_ms.saturating_mul(1_000_000));
-        let mut wanted = wanted;
-        loop {
-            match self.core.submit_forget(space, wanted)? {
-                Ok(ticket) => {
-                    self.help(index, &ticket);
-                    return Ok(ticket);
-                }
-                Err(back) => wanted = back,
-            }
-            if self.core.now() >= until {
-                return Err(self.core.too_many_forgets(space));
-            }
-            self.core.drive(index);
-            space.gate.wait(SLICE, || false);
-            pulse()?;
-        }
-    }
-
     /// A caller that would only wait writes and syncs itself, until its answer is there or another thread is at it.
-    fn help(&self, index: usize, ticket: &Ticket<Committed>) {
+    pub(super) fn help<T: Clone>(&self, index: usize, ticket: &Ticket<T>) {
         let port = &self.core.partitions[index].port;
         HELPING.set(true);
         self.core.drive(index);

@@ -64,6 +64,12 @@ impl Depth {
         )
     }
 
+    /// Observations and bytes that could still be taken.
+    pub fn room(&self) -> (u64, u64) {
+        let room = |now: u64, max: u64| max.saturating_sub(now);
+        (room(self.observations(), self.observations_max), room(self.bytes(), self.bytes_max))
+    }
+
     pub fn observations(&self) -> u64 {
         self.observations.load(Ordering::SeqCst)
     }

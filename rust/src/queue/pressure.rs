@@ -79,10 +79,11 @@ const MEMORY_NANOS: f64 = 500e6;
 /// Amounts closer together than this count as one: the end of a group is not a rate.
 const STEP_NANOS: u64 = 1_000_000;
 
-/// Amount a second, as an exponentially weighted moving average over time.
+/// Amount a second: what was drained over the time it took, both forgotten exponentially. A short first measurement does not weigh more than it lasted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rate {
-    per_nano: f64,
+    amount: f64,
+    nanos: f64,
     waiting: u64,
     busy: u64,
     since: u64,
@@ -102,20 +103,24 @@ impl Rate {
         if self.busy < STEP_NANOS {
             return;
         }
-        let seen = self.waiting as f64 / self.busy as f64;
-        let weight = 1.0 - (-(self.busy as f64) / MEMORY_NANOS).exp();
-        // The first measurement stands for itself.
-        self.per_nano = if self.per_nano == 0.0 { seen } else { self.per_nano + weight * (seen - self.per_nano) };
+        let kept = (-(self.busy as f64) / MEMORY_NANOS).exp();
+        self.amount = self.amount * kept + self.waiting as f64;
+        self.nanos = self.nanos * kept + self.busy as f64;
         (self.waiting, self.busy) = (0, 0);
     }
 
+    fn per_nano(&self) -> f64 {
+        if self.nanos > 0.0 { self.amount / self.nanos } else { 0.0 }
+    }
+
     pub fn per_second(&self) -> f64 {
-        self.per_nano * 1e9
+        self.per_nano() * 1e9
     }
 
     /// Milliseconds until `amount` is drained, if the rate stays; None before there was one.
     pub fn drain_ms(&self, amount: u64) -> Option<f64> {
-        (self.per_nano > 0.0).then(|| amount as f64 / self.per_nano / 1e6)
+        let per_nano = self.per_nano();
+        (per_nano > 0.0).then(|| amount as f64 / per_nano / 1e6)
     }
 }
 

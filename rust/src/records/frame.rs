@@ -100,6 +100,7 @@ type Range = (u32, u32);
 /// Where everything is in a frame's bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FrameView {
+    first_sequence: u64,
     count: usize,
     dim: usize,
     observed_at: Vec<i64>,
@@ -156,7 +157,7 @@ impl FrameView {
             (9, Field::Bytes(start, b)) => self.keys.push(range(start, b)?),
             (8, Field::Varint(n)) => self.dim = usize::try_from(n).ok()?,
             (15, Field::Bytes(start, b)) => self.vectors = range(start, b)?,
-            (1, Field::Varint(_)) => {}
+            (1, Field::Varint(n)) => self.first_sequence = n,
             (1..=9 | 15, _) => return None,
             // Unknown fields of a newer client are kept in the bytes and not looked at.
             _ => {}
@@ -213,6 +214,45 @@ impl FrameView {
 
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Of the first item, in its session; 0: none.
+    pub fn first_sequence(&self) -> u64 {
+        self.first_sequence
+    }
+
+    /// A frame of items [from, to).
+    pub fn slice(&self, bytes: &[u8], from: usize, to: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        let range = |r: &Range| &bytes[r.0 as usize..][..r.1 as usize];
+        put_tag(&mut out, 2, 0);
+        put_varint(&mut out, (to - from) as u64);
+        if !self.observed_at.is_empty() {
+            let mut packed = Vec::new();
+            self.observed_at[from..to].iter().for_each(|t| put_varint(&mut packed, zigzag(*t)));
+            put_bytes(&mut out, 3, &packed);
+        }
+        if !self.confidence.is_empty() {
+            let packed: Vec<u8> = self.confidence[from..to].iter().flat_map(|c| c.to_le_bytes()).collect();
+            put_bytes(&mut out, 4, &packed);
+        }
+        for (number, fields) in [(5, &self.texts), (6, &self.metadata), (9, &self.keys)] {
+            if !fields.is_empty() {
+                fields[from..to].iter().for_each(|r| put_bytes(&mut out, number, range(r)));
+            }
+        }
+        if let Some(present) = &self.present {
+            put_bytes(&mut out, 7, &range(present)[from..to]);
+        }
+        if self.has_vectors() {
+            let size = self.dim * 4;
+            let slots: Vec<usize> = (from..to).filter_map(|i| self.slot(i)).collect();
+            let first = slots.first().copied().unwrap_or(0);
+            put_tag(&mut out, 8, 0);
+            put_varint(&mut out, self.dim as u64);
+            put_bytes(&mut out, 15, &self.vectors(bytes)[first * size..][..slots.len() * size]);
+        }
+        out
     }
 
     pub fn dim(&self) -> usize {
@@ -363,6 +403,17 @@ mod tests {
                 prop_assert_eq!(view.metadata(&bytes, i), &metadata[i][..]);
                 prop_assert_eq!(view.vector(&bytes, i).is_some(), with_vectors);
             }
+            let (from, to) = (items.len() / 3, items.len() / 3 + items.len().div_ceil(2));
+            let cut = view.slice(&bytes, from, to);
+            let part = FrameView::parse(&cut).unwrap();
+            prop_assert_eq!(part.count(), to - from);
+            for i in from..to {
+                prop_assert_eq!(part.text_bytes(&cut, i - from), view.text_bytes(&bytes, i));
+                prop_assert_eq!(part.metadata(&cut, i - from), view.metadata(&bytes, i));
+                prop_assert_eq!(part.key(&cut, i - from), view.key(&bytes, i));
+                prop_assert_eq!(part.vector(&cut, i - from), view.vector(&bytes, i));
+                prop_assert_eq!((part.observed_at(i - from), part.confidence(i - from)), (view.observed_at(i), view.confidence(i)));
+            }
             // What prost writes, we read: packed and in its own field order.
             prop_assert_eq!(FrameView::parse(&oracle.encode_to_vec()).unwrap().count(), items.len());
         }
@@ -391,6 +442,10 @@ mod tests {
         let view = FrameView::parse(&bytes).unwrap();
         assert_eq!((view.slot(0), view.slot(1), view.slot(2)), (Some(0), Some(1), None));
         assert_eq!(view.text_bytes(&bytes, 1), None);
+        let cut = view.slice(&bytes, 1, 3);
+        let part = FrameView::parse(&cut).unwrap();
+        assert_eq!((part.vector(&cut, 0), part.vector(&cut, 1)), (view.vector(&bytes, 1), None));
+        assert_eq!(part.text_bytes(&cut, 1), Some(&b"c"[..]));
         assert!(FrameView::parse(&Frame { count: 1 << 30, ..frame }.encode_to_vec()).is_err());
     }
 }

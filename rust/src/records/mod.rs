@@ -24,7 +24,7 @@ pub use metadata::{Value, check_metadata, decode_metadata, encode_metadata};
 pub use seal::{SealEncoder, SealSpace, SealedSummary};
 pub use sealed::{SealedFile, SealedRows};
 pub use validate::{
-    Checked, NORM_MAX, NORM_MIN, check_frame, check_query, content_hashes, inverse_norm, inverse_norms,
+    Checked, NORM_MAX, NORM_MIN, check_frame, check_items, check_query, content_hashes, inverse_norm, inverse_norms,
 };
 
 /// One memory, borrowed from where it lies.

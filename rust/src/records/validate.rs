@@ -86,15 +86,41 @@ fn wrong_dim(field: &'static str, got: usize, dim: u32) -> Error {
 
 /// Everything O1 asks of a frame before it may take a permit.
 pub fn check_frame(bytes: &[u8], dim: u32, metric: Metric, config: &Config) -> Result<Checked, Error> {
+    let (view, inverse_norms) = open_frame(bytes, dim, config)?;
+    for i in 0..view.count() {
+        check_item(&view, bytes, i, &inverse_norms, metric, config).map_err(|e| e.at(i))?;
+    }
+    if let Some(i) = repeated_keys(&view, bytes).first() {
+        return Err(repeated(&view, bytes, *i));
+    }
+    small_enough(bytes, config)?;
+    let hashes = content_hashes(&view, bytes);
+    Ok(Checked { view, inverse_norms, hashes })
+}
+
+/// Which items of a frame are not valid, and why; an error only for what no item is to blame for.
+pub fn check_items(
+    bytes: &[u8],
+    dim: u32,
+    metric: Metric,
+    config: &Config,
+) -> Result<(FrameView, Vec<(usize, Error)>), Error> {
+    let (view, inverse_norms) = open_frame(bytes, dim, config)?;
+    small_enough(bytes, config)?;
+    let check = |i: usize| check_item(&view, bytes, i, &inverse_norms, metric, config).err().map(|e| (i, e.at(i)));
+    let mut bad: Vec<(usize, Error)> = (0..view.count()).filter_map(check).collect();
+    let known: HashSet<usize> = bad.iter().map(|(i, _)| *i).collect();
+    let twice = repeated_keys(&view, bytes).into_iter().filter(|i| !known.contains(i));
+    bad.extend(twice.map(|i| (i, repeated(&view, bytes, i))));
+    bad.sort_by_key(|(i, _)| *i);
+    Ok((view, bad))
+}
+
+fn open_frame(bytes: &[u8], dim: u32, config: &Config) -> Result<(FrameView, Vec<f32>), Error> {
     let view = FrameView::parse(bytes)?;
-    let fits = || {
-        let (have, max) = (bytes.len(), config.batch_bytes_max);
-        let message = format!("a batch of {have} bytes is over the limit of {max}; send smaller batches");
-        if have > max { Err(Error::TooLarge { field: "batch", index: None, message }) } else { Ok(()) }
-    };
     // One observation alone is told of its own limits first.
     if view.count() > 1 {
-        fits()?;
+        small_enough(bytes, config)?;
     }
     if view.count() > config.batch_items_max {
         let (have, max) = (view.count(), config.batch_items_max);
@@ -105,26 +131,29 @@ pub fn check_frame(bytes: &[u8], dim: u32, metric: Metric, config: &Config) -> R
         return Err(wrong_dim("vectors", view.dim(), dim));
     }
     let inverse_norms = inverse_norms(&view, bytes);
-    for i in 0..view.count() {
-        check_item(&view, bytes, i, &inverse_norms, metric, config).map_err(|e| e.at(i))?;
-    }
-    if let Some((i, key)) = repeated_key(&view, bytes) {
-        let message =
-            format!("the key {key:?} comes twice in one batch; a batch is one moment, send the later one after it");
-        return Err(Error::InvalidArgument { field: "keys", index: Some(i), message });
-    }
-    fits()?;
-    let hashes = content_hashes(&view, bytes);
-    Ok(Checked { view, inverse_norms, hashes })
+    Ok((view, inverse_norms))
 }
 
-/// The first item whose key an earlier item of the frame has (K1).
-fn repeated_key<'a>(view: &FrameView, bytes: &'a [u8]) -> Option<(usize, &'a str)> {
+fn small_enough(bytes: &[u8], config: &Config) -> Result<(), Error> {
+    let (have, max) = (bytes.len(), config.batch_bytes_max);
+    let message = format!("a batch of {have} bytes is over the limit of {max}; send smaller batches");
+    if have > max { Err(Error::TooLarge { field: "batch", index: None, message }) } else { Ok(()) }
+}
+
+fn repeated(view: &FrameView, bytes: &[u8], i: usize) -> Error {
+    let key = view.key(bytes, i).unwrap_or_default();
+    let message =
+        format!("the key {key:?} comes twice in one batch; a batch is one moment, send the later one after it");
+    Error::InvalidArgument { field: "keys", index: Some(i), message }
+}
+
+/// The items whose key an earlier item of the frame has (K1).
+fn repeated_keys(view: &FrameView, bytes: &[u8]) -> Vec<usize> {
     if !view.has_keys() {
-        return None;
+        return Vec::new();
     }
     let mut seen = HashSet::new();
-    (0..view.count()).find_map(|i| view.key(bytes, i).filter(|k| !seen.insert(*k)).map(|k| (i, k)))
+    (0..view.count()).filter(|i| view.key(bytes, *i).is_some_and(|k| !seen.insert(k))).collect()
 }
 
 fn check_item(

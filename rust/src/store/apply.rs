@@ -28,6 +28,8 @@ pub struct Observed {
     pub first: Generation,
     /// Items whose key another memory has, and that memory.
     pub supersedes: Vec<(u32, Generation)>,
+    /// The batch goes on with the next record.
+    pub continues: bool,
 }
 
 impl Delta {
@@ -44,7 +46,7 @@ pub fn apply_observe(
     position: LogPosition,
     committed_at: i64,
 ) -> Result<(), Error> {
-    let Observed { frame, hashes, first, supersedes } = observed;
+    let Observed { frame, hashes, first, supersedes, continues } = observed;
     let (view, inverse_norms) = match checked {
         Some(known) => known,
         None => {
@@ -56,7 +58,7 @@ pub fn apply_observe(
     if view.count() != hashes.len() {
         return Err(Error::corrupted("a log group", position.offset, "an observe record and its frame disagree"));
     }
-    let rows = FrameRows::new(frame, view, inverse_norms, hashes, first, committed_at);
+    let rows = FrameRows::new(frame, view, inverse_norms, hashes, first, committed_at, continues);
     let bytes = rows.heap_bytes();
     delta.ranges.push((first, rows.last()));
     delta.deaths.extend(supersedes.into_iter().map(|(item, old)| (old, first.plus(u64::from(item)))));
@@ -75,5 +77,13 @@ pub fn apply_forget(
     delta.ranges.push((generation, generation));
     delta.deaths.extend(ids.iter().map(|id| (*id, generation)));
     delta.changes.push((generation, committed_at));
-    delta.parts.push(Part::new(Arc::new(Change { generation, committed_at }), position, Change::BYTES));
+    let change = Change { first: generation, last: generation, committed_at };
+    delta.parts.push(Part::new(Arc::new(change), position, Change::BYTES));
+}
+
+/// Items of a session's frame that were not valid: they take generations, and nothing else.
+pub fn apply_voids(delta: &mut Delta, first: Generation, count: u64, position: LogPosition, committed_at: i64) {
+    let last = Generation(first.0 + count - 1);
+    delta.ranges.push((first, last));
+    delta.parts.push(Part::new(Arc::new(Change { first, last, committed_at }), position, Change::BYTES));
 }

@@ -6,10 +6,10 @@
 
 mod append;
 mod apply;
-mod damaged;
 mod deaths;
 mod flow;
 mod keys;
+mod orders;
 mod part;
 mod snapshot;
 mod space;
@@ -18,13 +18,13 @@ mod view;
 mod watermark;
 
 pub use append::AppendList;
-pub use apply::{Delta, Observed, apply_forget, apply_observe};
-pub use damaged::DamagedRows;
+pub use apply::{Delta, Observed, apply_forget, apply_observe, apply_voids};
 pub use deaths::Deaths;
 pub use keys::Keys;
-pub use part::{Change, FrameRows};
+pub use orders::{Attached, Batch, Control, Order, Piece, Speaker, Wanted, continues, permits};
+pub use part::{Change, DamagedRows, FrameRows};
 pub use snapshot::{Pins, Snapshot};
-pub use space::{Batch, Control, Space, SpaceState, Wanted};
+pub use space::{Space, SpaceState};
 pub use spaces::Spaces;
 pub use view::{Part, Scope, SealedPart, View};
 pub use watermark::Watermark;

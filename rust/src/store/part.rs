@@ -13,6 +13,8 @@ pub struct FrameRows {
     hashes: Vec<u64>,
     first: Generation,
     committed_at: i64,
+    /// The batch goes on with the next part.
+    continues: bool,
 }
 
 impl FrameRows {
@@ -23,8 +25,9 @@ impl FrameRows {
         hashes: Vec<u64>,
         first: Generation,
         committed_at: i64,
+        continues: bool,
     ) -> Self {
-        Self { frame, view, inverse_norms, hashes, first, committed_at }
+        Self { frame, view, inverse_norms, hashes, first, committed_at, continues }
     }
 
     /// Memory the rows hold.
@@ -70,7 +73,7 @@ impl RowSource for FrameRows {
             metadata: self.view.metadata(&self.frame, row),
             key: self.view.key(&self.frame, row),
             vector: self.view.vector(&self.frame, row),
-            ends_batch: row + 1 == self.rows(),
+            ends_batch: row + 1 == self.rows() && !self.continues,
         })
     }
 
@@ -83,7 +86,7 @@ impl RowSource for FrameRows {
     }
 
     fn ends_batch(&self, row: usize) -> Result<bool, Error> {
-        Ok(row + 1 == self.rows())
+        Ok(row + 1 == self.rows() && !self.continues)
     }
 
     fn has_keys(&self) -> bool {
@@ -113,9 +116,10 @@ impl RowSource for FrameRows {
     }
 }
 
-/// A generation without a row: it keeps its place in the tail until a checkpoint covers it.
+/// Generations without rows: they keep their place in the tail until a checkpoint covers them.
 pub struct Change {
-    pub generation: Generation,
+    pub first: Generation,
+    pub last: Generation,
     pub committed_at: i64,
 }
 
@@ -124,7 +128,7 @@ impl Change {
     pub const BYTES: u64 = 128;
 
     fn none<T>(&self) -> Result<T, Error> {
-        Err(Error::corrupted("a log group", 0, format!("generation {} has no row", self.generation)))
+        Err(Error::corrupted("a log group", 0, format!("generation {} has no row", self.first)))
     }
 }
 
@@ -134,15 +138,15 @@ impl RowSource for Change {
     }
 
     fn first(&self) -> Generation {
-        self.generation
+        self.first
     }
 
     fn last(&self) -> Generation {
-        self.generation
+        self.last
     }
 
     fn generation_at(&self, _row: usize) -> Generation {
-        self.generation
+        self.first
     }
 
     fn row_of(&self, _generation: Generation) -> Option<usize> {
@@ -175,5 +179,72 @@ impl RowSource for Change {
 
     fn vectors_from(&self, _row: usize, _limit: usize) -> Result<VectorRun<'_>, Error> {
         self.none()
+    }
+}
+
+/// Rows known to be lost or unreadable: every read that needs them gets the error, never an answer without them (D5).
+pub struct DamagedRows {
+    first: Generation,
+    last: Generation,
+    error: Error,
+}
+
+impl DamagedRows {
+    pub fn new(first: Generation, last: Generation, error: Error) -> Self {
+        Self { first, last, error }
+    }
+}
+
+impl RowSource for DamagedRows {
+    fn damage(&self) -> Option<&Error> {
+        Some(&self.error)
+    }
+
+    fn rows(&self) -> usize {
+        0
+    }
+
+    fn first(&self) -> Generation {
+        self.first
+    }
+
+    fn last(&self) -> Generation {
+        self.last
+    }
+
+    fn generation_at(&self, _row: usize) -> Generation {
+        self.first
+    }
+
+    fn row_of(&self, generation: Generation) -> Option<usize> {
+        (self.first..=self.last).contains(&generation).then_some(0)
+    }
+
+    fn row(&self, _row: usize) -> Result<Row<'_>, Error> {
+        Err(self.error.clone())
+    }
+
+    fn facts(&self, _row: usize) -> Result<Facts<'_>, Error> {
+        Err(self.error.clone())
+    }
+
+    fn committed_at(&self, _row: usize) -> i64 {
+        i64::MAX
+    }
+
+    fn ends_batch(&self, _row: usize) -> Result<bool, Error> {
+        Err(self.error.clone())
+    }
+
+    fn has_keys(&self) -> bool {
+        false
+    }
+
+    fn key(&self, _row: usize) -> Result<Option<&str>, Error> {
+        Err(self.error.clone())
+    }
+
+    fn vectors_from(&self, _row: usize, _limit: usize) -> Result<VectorRun<'_>, Error> {
+        Err(self.error.clone())
     }
 }

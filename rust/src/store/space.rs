@@ -15,43 +15,14 @@ use super::append::AppendList;
 use super::apply::Delta;
 use super::flow::Flow;
 use super::keys::Keys;
+use super::orders::{Batch, Control};
 use super::snapshot::Pins;
 use super::view::{SealedPart, View};
 use super::watermark::Watermark;
 use crate::error::Error;
 use crate::queue::{Committed, Depth, Gate, Lane, Pool, Reply};
-use crate::records::{Checked, Filter};
+use crate::session::Sessions;
 use crate::types::{Config, Durability, Generation, LogPosition, SpaceOptions};
-
-/// A checked frame on its way.
-pub struct Batch {
-    /// Monotonic nanoseconds.
-    pub admitted_at: u64,
-    pub frame: Arc<Vec<u8>>,
-    pub checked: Checked,
-    pub reply: Reply<Committed>,
-}
-
-/// Which memories are meant by a forget.
-pub enum Wanted {
-    /// Names, ascending; those that are no living memory when it is numbered are passed over.
-    Ids(Vec<Generation>),
-    Key(String),
-    /// `Ids` found at generation `since`, and what matches of all that was numbered after it.
-    Matching {
-        found: Vec<Generation>,
-        since: Generation,
-        filter: Filter,
-    },
-}
-
-/// A change on its way that is not an observation: it goes before all that waits (O3).
-pub struct Control {
-    pub admitted_at: u64,
-    pub bytes: u64,
-    pub wanted: Wanted,
-    pub reply: Reply<Committed>,
-}
 
 /// Where a space's history stands when it is put into the store.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +44,7 @@ pub struct Space {
     pub controls: Lane<Control>,
     pub controls_depth: Depth,
     pub keys: Keys,
+    pub sessions: Sessions<Reply<Committed>>,
     pub gate: Gate,
     pub pins: Pins,
     pub(super) flow: Flow,
@@ -106,6 +78,7 @@ impl Space {
             controls: Lane::default(),
             controls_depth: Depth::new(config.forgets_max, config.forgets_bytes_max),
             keys: Keys::default(),
+            sessions: Sessions::default(),
             gate: Gate::default(),
             pins: Pins::default(),
             flow: Flow::new(config),

@@ -294,13 +294,22 @@ impl View {
     /// The last generation at or before `wanted` that does not lie inside a batch (G5).
     pub fn whole_batches(&self, wanted: Generation) -> Result<Generation, Error> {
         let mut at = wanted;
-        while let Some((held, row)) = self.find(at) {
+        while let Some((held, row)) = self.last_row(at) {
             if held.rows.ends_batch(row)? {
                 break;
             }
-            at = Generation(at.0 - 1);
+            at = Generation(held.rows.generation_at(row).0 - 1);
         }
         Ok(at)
+    }
+
+    /// The last row with a generation ≤ `upto`.
+    fn last_row(&self, upto: Generation) -> Option<(Held<'_>, usize)> {
+        let end = (self.part_from(upto) + 1).min(self.count());
+        (0..end).rev().filter_map(|i| self.held(i)).find_map(|held| {
+            let rows = if held.rows.damage().is_some() { 0 } else { first_after(held.rows, upto) };
+            rows.checked_sub(1).map(|row| (held, row))
+        })
     }
 
     /// The last generation of a row committed at or before `time` (G5).

@@ -60,6 +60,11 @@ pub struct Config {
     /// Between two passes over all sealed blocks.
     pub scrub_pause_ms: u64,
 
+    // Sessions (S1).
+    pub sessions_attached_max: u64,
+    pub sessions_kept_max: u64,
+    pub session_keep_ms: u64,
+
     // Snapshots (G3).
     pub snapshot_idle_ms_max: u64,
     pub snapshot_age_ms_max: u64,
@@ -103,6 +108,9 @@ impl Default for Config {
             merge_files: 8,
             maintenance_retry_ms: 500,
             scrub_pause_ms: 3_600_000,
+            sessions_attached_max: 10_000,
+            sessions_kept_max: 100_000,
+            session_keep_ms: 7 * 24 * 3_600_000,
             snapshot_idle_ms_max: 60_000,
             snapshot_age_ms_max: 600_000,
         }
@@ -155,6 +163,9 @@ impl Config {
             "seal_own_file_bytes_min" => self.seal_own_file_bytes_min = value,
             "checkpoint_log_bytes" => self.checkpoint_log_bytes = value,
             "merge_files" => self.merge_files = size,
+            "sessions_attached_max" => self.sessions_attached_max = value,
+            "sessions_kept_max" => self.sessions_kept_max = value,
+            "session_keep_ms" => self.session_keep_ms = value,
             "snapshot_idle_ms_max" => self.snapshot_idle_ms_max = value,
             "snapshot_age_ms_max" => self.snapshot_age_ms_max = value,
             _ => return Err(Error::invalid("limits", format!("unknown limit {name:?}"))),

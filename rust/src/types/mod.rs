@@ -34,6 +34,11 @@ id!(
     u64
 );
 id!(
+    /// A session of a space; 0 stands for none.
+    SessionId,
+    u64
+);
+id!(
     /// A partition: one log, one writer at a time.
     PartitionId,
     u32

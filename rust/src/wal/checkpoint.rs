@@ -5,7 +5,7 @@ use std::io;
 use crate::env::{Files, Output, Site};
 use crate::error::Error;
 use crate::types::codec::{Cursor, Seed, Stamp, StampError, put_u32, put_u64, put_varint};
-use crate::types::{FileId, Generation, LogPosition, PartitionId, SpaceId};
+use crate::types::{FileId, Generation, LogPosition, PartitionId, SessionId, SpaceId};
 
 const MAGIC: &[u8; 4] = b"ECKP";
 const HEADER: usize = 64;
@@ -46,6 +46,20 @@ pub struct CheckpointSpace {
     pub deaths: Vec<(Generation, Generation)>,
     /// Generations without a row, and when they were committed, as far back as `as_of` reaches.
     pub changes: Vec<(Generation, i64)>,
+    pub sessions: Vec<CheckpointSession>,
+}
+
+/// A session as far as the log has it on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointSession {
+    pub id: SessionId,
+    pub priority: u8,
+    pub principal: String,
+    pub epoch: u64,
+    pub committed: u64,
+    pub used_at: i64,
+    /// First sequence, count, first generation.
+    pub runs: Vec<(u64, u64, Generation)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,7 +136,7 @@ impl Checkpoint {
                 })
             })
             .collect::<Option<_>>()?;
-        let spaces = (0..c.count(52)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
+        let spaces = (0..c.count(56)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
         let position = LogPosition { offset, segment, epoch, chain };
         (c.remaining() == 0).then_some(Self { number, position, committed_at, next_file, files, spaces })
     }
@@ -176,6 +190,8 @@ impl CheckpointSpace {
             put_u64(body, generation.0);
             put_u64(body, at.cast_unsigned());
         }
+        put_u32(body, self.sessions.len() as u32);
+        self.sessions.iter().for_each(|s| s.encode(body));
     }
 
     fn decode(c: &mut Cursor<'_>) -> Option<Self> {
@@ -198,6 +214,7 @@ impl CheckpointSpace {
             deaths.extend((first..end).map(|row| (Generation(row), death)));
         }
         let changes = (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), c.i64()?))).collect::<Option<_>>()?;
+        let sessions = (0..c.count(41)?).map(|_| CheckpointSession::decode(c)).collect::<Option<_>>()?;
         Some(Self {
             id,
             last_generation: Generation(last),
@@ -208,7 +225,34 @@ impl CheckpointSpace {
             degraded: (!reason.is_empty()).then_some(reason),
             deaths,
             changes,
+            sessions,
         })
+    }
+}
+
+impl CheckpointSession {
+    fn encode(&self, body: &mut Vec<u8>) {
+        for v in [self.id.0, self.epoch, self.committed, self.used_at.cast_unsigned()] {
+            put_u64(body, v);
+        }
+        body.push(self.priority);
+        put_u32(body, self.principal.len() as u32);
+        body.extend_from_slice(self.principal.as_bytes());
+        put_u32(body, self.runs.len() as u32);
+        for (first, count, generation) in &self.runs {
+            for v in [*first, *count, generation.0] {
+                put_u64(body, v);
+            }
+        }
+    }
+
+    fn decode(c: &mut Cursor<'_>) -> Option<Self> {
+        let (id, epoch, committed, used_at, priority) = (SessionId(c.u64()?), c.u64()?, c.u64()?, c.i64()?, c.u8()?);
+        let principal = c.count(1)?;
+        let principal = std::str::from_utf8(c.take(principal)?).ok()?.to_owned();
+        let runs =
+            (0..c.count(24)?).map(|_| Some((c.u64()?, c.u64()?, Generation(c.u64()?)))).collect::<Option<_>>()?;
+        Some(Self { id, priority, principal, epoch, committed, used_at, runs })
     }
 }
 
@@ -256,6 +300,15 @@ mod tests {
                     .map(|(a, b)| (Generation(a), Generation(b)))
                     .to_vec(),
                 changes: vec![(Generation(10), -7)],
+                sessions: vec![CheckpointSession {
+                    id: SessionId(8),
+                    priority: 2,
+                    principal: "ä".to_owned(),
+                    epoch: 3,
+                    committed: 30,
+                    used_at: -1,
+                    runs: vec![(1, 5, Generation(2)), (6, 25, Generation(9))],
+                }],
             }],
         };
         let mut bytes = checkpoint.encode(seed, PartitionId(1));

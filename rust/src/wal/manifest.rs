@@ -6,12 +6,14 @@ use crate::types::codec::{Cursor, Stamp, put_u32, put_u64};
 use crate::types::{Config, PartitionId};
 
 const MAGIC: &[u8; 4] = b"EMAN";
-const LEN: usize = 64;
+const LEN: usize = 96;
 pub const MANIFEST_PATH: &str = "MANIFEST";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Manifest {
     pub id: [u8; 16],
+    /// Signs the session tokens of this directory.
+    pub key: [u8; 32],
     pub partitions: u32,
     pub created: i64,
 }
@@ -24,6 +26,7 @@ impl Manifest {
         put_u32(&mut out, self.partitions);
         put_u32(&mut out, 0);
         put_u64(&mut out, self.created.cast_unsigned());
+        out.extend_from_slice(&self.key);
         out.resize(LEN - 8, 0);
         let sum = xxhash_rust::xxh3::xxh3_64(&out);
         put_u64(&mut out, sum);
@@ -41,7 +44,9 @@ impl Manifest {
         let id = c.take(16).and_then(|b| b.try_into().ok()).ok_or_else(damaged)?;
         let partitions = c.u32().filter(|n| (1..=256).contains(n)).ok_or_else(damaged)?;
         c.u32();
-        Ok(Self { id, partitions, created: c.i64().ok_or_else(damaged)? })
+        let created = c.i64().ok_or_else(damaged)?;
+        let key = c.take(32).and_then(|b| b.try_into().ok()).ok_or_else(damaged)?;
+        Ok(Self { id, key, partitions, created })
     }
 
     /// Reads the manifest; None in a directory that holds nothing of ours.
@@ -80,10 +85,11 @@ impl Manifest {
         for dir in tree.iter().filter(|d| !d.contains('/')).map(String::as_str).chain([""]) {
             files.sync_dir(dir, Site::TreeDir).map_err(io(dir))?;
         }
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&env.random.next_u64().to_le_bytes());
-        id[8..].copy_from_slice(&env.random.next_u64().to_le_bytes());
-        let manifest = Self { id, partitions: config.partitions, created: env.clock.wall_micros() };
+        let (mut id, mut key) = ([0; 16], [0; 32]);
+        for word in id.chunks_exact_mut(8).chain(key.chunks_exact_mut(8)) {
+            word.copy_from_slice(&env.random.next_u64().to_le_bytes());
+        }
+        let manifest = Self { id, key, partitions: config.partitions, created: env.clock.wall_micros() };
         let tmp = format!("{MANIFEST_PATH}.tmp");
         let file = files.create(&tmp).map_err(io(&tmp))?;
         file.write_at(0, &[&manifest.encode()]).map_err(io(&tmp))?;
@@ -104,7 +110,7 @@ mod tests {
 
     #[test]
     fn every_bit_of_a_manifest_counts() {
-        let manifest = Manifest { id: [9; 16], partitions: 4, created: 77 };
+        let manifest = Manifest { id: [9; 16], key: [5; 32], partitions: 4, created: 77 };
         let mut bytes = manifest.encode();
         assert_eq!(Manifest::decode(&bytes).unwrap(), manifest);
         for bit in 0..bytes.len() * 8 {

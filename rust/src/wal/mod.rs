@@ -15,12 +15,15 @@ mod scan;
 mod supply;
 mod writer;
 
-pub use checkpoint::{Checkpoint, CheckpointFile, CheckpointSpace, FilePart, checkpoint_path, list_checkpoints};
+pub use checkpoint::{
+    Checkpoint, CheckpointFile, CheckpointSession, CheckpointSpace, FilePart, checkpoint_path, list_checkpoints,
+};
 
 pub use format::{GROUP_ALIGN, GROUP_HEADER, GroupHeader, SEGMENT_HEADER, SegmentHeader, group_len};
 pub use manifest::{MANIFEST_PATH, Manifest, partition_dir};
 pub use record::{
-    CloseRecord, CreateSpace, DropSpace, ForgetRecord, ObserveRecord, Record, RecordKind, VoidRecord, observe_prefix,
+    CloseRecord, CreateSpace, DropSpace, ExpiryRecord, ForgetRecord, ObserveRecord, Record, RecordKind, Said,
+    SessionEvent, SessionRecord, VoidRecord, observe_prefix,
 };
 pub use restamp::{NewSegment, restamp};
 pub use scan::{GroupAt, LogDamage, Recovered, recover, segment_path};

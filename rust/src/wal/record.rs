@@ -4,7 +4,7 @@
 
 use crate::error::Error;
 use crate::types::codec::{Cursor, put_runs, put_u32, put_u64, take_runs};
-use crate::types::{Durability, Generation, Metric, NAME_BYTES_MAX, PartitionId, SpaceId, SpaceOptions};
+use crate::types::{Durability, Generation, Metric, NAME_BYTES_MAX, PartitionId, SessionId, SpaceId, SpaceOptions};
 
 const RECORD_HEADER: usize = 16;
 const RECORD_VERSION: u8 = 1;
@@ -14,14 +14,26 @@ pub enum RecordKind {
     Observe = 1,
     Void = 2,
     Forget = 4,
+    Session = 6,
+    Expiry = 7,
     Space = 8,
     Close = 10,
+}
+
+/// Whose observations these are, and the sequence of the first; session 0: nobody's (S2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    pub session: SessionId,
+    pub first: u64,
 }
 
 /// Items of one frame, numbered: item `i` has generation `first_generation + i`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObserveRecord<'a> {
     pub space: SpaceId,
+    pub said: Said,
+    /// The batch goes on with the next record.
+    pub continues: bool,
     pub first_generation: Generation,
     pub hashes: Vec<u64>,
     /// Items whose key another memory had, and that memory, which dies with them (G1, K1).
@@ -38,13 +50,38 @@ pub struct ForgetRecord {
     pub ids: Vec<Generation>,
 }
 
-/// Generations that will never hold anything; a new incarnation begins behind them (D11).
+/// Generations that will never hold anything. With an incarnation: a renewed space begins behind them (D11); else: items of a session's
+/// frame that were not valid (O1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoidRecord {
     pub space: SpaceId,
     pub first_generation: Generation,
     pub count: u64,
     pub incarnation: u64,
+    pub said: Said,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionEvent {
+    Opened { priority: u8, principal: String },
+    Attached,
+    Closed,
+}
+
+/// A session begins, has a new speaker, or ends (S1, S4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    pub space: SpaceId,
+    pub session: SessionId,
+    pub epoch: u64,
+    pub event: SessionEvent,
+}
+
+/// The records of these sessions are no longer kept (S1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpiryRecord {
+    pub space: SpaceId,
+    pub sessions: Vec<SessionId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +103,8 @@ pub enum Record<'a> {
     Observe(ObserveRecord<'a>),
     Void(VoidRecord),
     Forget(ForgetRecord),
+    Session(SessionRecord),
+    Expiry(ExpiryRecord),
     Create(CreateSpace),
     Drop(DropSpace),
     Close(CloseRecord),
@@ -79,13 +118,16 @@ fn head(out: &mut Vec<u8>, kind: RecordKind, space: SpaceId, payload: usize) {
     put_u64(out, space.0);
 }
 
-const OBSERVE_FIXED: usize = 8 + 8 + 8 + 4 + 4;
+const OBSERVE_FIXED: usize = 8 + 8 + 8 + 4 + 4 + 4 + 4;
+const CONTINUES: u32 = 1;
 const SUPERSEDES: usize = 4 + 8;
 
 /// Everything of an observe record before the frame's own bytes.
 pub fn observe_prefix(
     out: &mut Vec<u8>,
     space: SpaceId,
+    said: Said,
+    continues: bool,
     first: Generation,
     hashes: &[u64],
     supersedes: &[(u32, Generation)],
@@ -93,11 +135,13 @@ pub fn observe_prefix(
 ) {
     let lists = hashes.len() * 8 + supersedes.len() * SUPERSEDES;
     head(out, RecordKind::Observe, space, OBSERVE_FIXED + lists + frame_len);
-    put_u64(out, 0); // session: none yet
-    put_u64(out, 0); // first sequence
+    put_u64(out, said.session.0);
+    put_u64(out, said.first);
     put_u64(out, first.0);
     put_u32(out, u32::try_from(hashes.len()).unwrap_or(u32::MAX));
     put_u32(out, u32::try_from(supersedes.len()).unwrap_or(u32::MAX));
+    put_u32(out, if continues { CONTINUES } else { 0 });
+    put_u32(out, 0);
     for hash in hashes {
         put_u64(out, *hash);
     }
@@ -119,10 +163,54 @@ impl ForgetRecord {
 
 impl VoidRecord {
     pub fn encode(&self, out: &mut Vec<u8>) {
-        head(out, RecordKind::Void, self.space, 24);
-        for v in [self.first_generation.0, self.count, self.incarnation] {
+        head(out, RecordKind::Void, self.space, 40);
+        for v in [self.first_generation.0, self.count, self.incarnation, self.said.session.0, self.said.first] {
             put_u64(out, v);
         }
+    }
+}
+
+const OPENED: u8 = 1;
+const ATTACHED: u8 = 2;
+const CLOSED: u8 = 3;
+const PRINCIPAL_MAX: usize = 256;
+
+impl SessionRecord {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let (kind, priority, principal) = match &self.event {
+            SessionEvent::Opened { priority, principal } => (OPENED, *priority, principal.as_str()),
+            SessionEvent::Attached => (ATTACHED, 0, ""),
+            SessionEvent::Closed => (CLOSED, 0, ""),
+        };
+        head(out, RecordKind::Session, self.space, 8 + 8 + 2 + principal.len());
+        put_u64(out, self.session.0);
+        put_u64(out, self.epoch);
+        out.extend_from_slice(&[kind, priority]);
+        out.extend_from_slice(principal.as_bytes());
+    }
+
+    fn decode(space: SpaceId, mut c: Cursor<'_>) -> Option<Self> {
+        let (session, epoch, kind, priority) = (SessionId(c.u64()?), c.u64()?, c.u8()?, c.u8()?);
+        let principal = std::str::from_utf8(c.rest()).ok().filter(|p| p.len() <= PRINCIPAL_MAX)?.to_owned();
+        let event = match kind {
+            OPENED => SessionEvent::Opened { priority, principal },
+            ATTACHED => SessionEvent::Attached,
+            CLOSED => SessionEvent::Closed,
+            _ => return None,
+        };
+        Some(Self { space, session, epoch, event })
+    }
+}
+
+impl ExpiryRecord {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        head(out, RecordKind::Expiry, self.space, self.sessions.len() * 8);
+        self.sessions.iter().for_each(|s| put_u64(out, s.0));
+    }
+
+    fn decode(space: SpaceId, mut c: Cursor<'_>) -> Option<Self> {
+        let sessions = (0..c.remaining() / 8).map(|_| c.u64().map(SessionId)).collect::<Option<_>>()?;
+        (c.remaining() == 0).then_some(Self { space, sessions })
     }
 }
 
@@ -205,9 +293,11 @@ impl<'a> Record<'a> {
             1 => Self::observe(space, payload),
             2 => Self::void(space, payload),
             4 => Self::forget(space, payload),
+            6 => SessionRecord::decode(space, payload).map(Self::Session),
+            7 => ExpiryRecord::decode(space, payload).map(Self::Expiry),
             8 => Self::space(space, payload),
             10 => Self::close(payload),
-            3 | 5 | 6 | 7 | 9 => {
+            3 | 5 | 9 => {
                 let name = ["quarantine", "forget", "purged", "session", "expiry", "", "checkpoint"][kind as usize - 3];
                 return Err(unsupported(format!("a record of kind {kind} ({name})"), kind));
             }
@@ -219,15 +309,21 @@ impl<'a> Record<'a> {
     }
 
     fn observe(space: SpaceId, mut c: Cursor<'a>) -> Option<Self> {
-        let (_session, _sequence) = (c.u64()?, c.u64()?);
+        let said = Said { session: SessionId(c.u64()?), first: c.u64()? };
         let first_generation = Generation(c.u64()?);
         let (count, supersedes) = (c.u32()? as usize, c.u32()? as usize);
+        let flags = c.u32()?;
+        if c.u32()? != 0 || flags & !CONTINUES != 0 {
+            return None;
+        }
         if count.checked_mul(8)?.checked_add(supersedes.checked_mul(SUPERSEDES)?)? > c.remaining() {
             return None;
         }
         let hashes = (0..count).map(|_| c.u64()).collect::<Option<_>>()?;
         let supersedes = (0..supersedes).map(|_| Some((c.u32()?, Generation(c.u64()?)))).collect::<Option<_>>()?;
-        Some(Self::Observe(ObserveRecord { space, first_generation, hashes, supersedes, frame: c.rest() }))
+        let continues = flags & CONTINUES != 0;
+        let frame = c.rest();
+        Some(Self::Observe(ObserveRecord { space, said, continues, first_generation, hashes, supersedes, frame }))
     }
 
     fn forget(space: SpaceId, mut c: Cursor<'_>) -> Option<Self> {
@@ -238,7 +334,8 @@ impl<'a> Record<'a> {
 
     fn void(space: SpaceId, mut c: Cursor<'a>) -> Option<Self> {
         let (first_generation, count, incarnation) = (Generation(c.u64()?), c.u64()?, c.u64()?);
-        Some(Self::Void(VoidRecord { space, first_generation, count, incarnation }))
+        let said = Said { session: SessionId(c.u64()?), first: c.u64()? };
+        Some(Self::Void(VoidRecord { space, first_generation, count, incarnation, said }))
     }
 
     fn space(id: SpaceId, mut c: Cursor<'a>) -> Option<Self> {
@@ -260,7 +357,13 @@ mod tests {
 
     #[test]
     fn records_come_back_as_they_went() {
-        let void = VoidRecord { space: SpaceId(4), first_generation: Generation(9), count: 1 << 32, incarnation: 77 };
+        let (space, said) = (SpaceId(4), Said { session: SessionId(6), first: 8 });
+        let void = VoidRecord { space, first_generation: Generation(9), count: 1 << 32, incarnation: 77, said };
+        let event = SessionEvent::Opened { priority: 2, principal: "ä".to_owned() };
+        let opened = SessionRecord { space, session: SessionId(6), epoch: 1, event };
+        let attached = SessionRecord { epoch: 2, event: SessionEvent::Attached, ..opened.clone() };
+        let gone = SessionRecord { epoch: 2, event: SessionEvent::Closed, ..opened.clone() };
+        let expiry = ExpiryRecord { space, sessions: vec![SessionId(6), SessionId(7)] };
         let create = CreateSpace(SpaceOptions {
             id: SpaceId(4),
             name: "notes".to_owned(),
@@ -279,15 +382,19 @@ mod tests {
             ids: [3, 4, 5, 9, 30, 31].map(Generation).to_vec(),
         };
         let supersedes = vec![(1, Generation(2))];
-        observe_prefix(&mut body, SpaceId(4), Generation(3), &[1, 2], &supersedes, 5);
+        observe_prefix(&mut body, SpaceId(4), said, true, Generation(3), &[1, 2], &supersedes, 5);
         body.extend_from_slice(b"frame");
         forget.encode(&mut body);
         void.encode(&mut body);
+        [&opened, &attached, &gone].into_iter().for_each(|r| r.encode(&mut body));
+        expiry.encode(&mut body);
         create.encode(&mut body);
         drop.encode(&mut body);
         CloseRecord { clean: true }.encode(&mut body);
         let observe = ObserveRecord {
             space: SpaceId(4),
+            said,
+            continues: true,
             first_generation: Generation(3),
             hashes: vec![1, 2],
             supersedes,
@@ -297,6 +404,10 @@ mod tests {
             Record::Observe(observe),
             Record::Forget(forget),
             Record::Void(void),
+            Record::Session(opened),
+            Record::Session(attached),
+            Record::Session(gone),
+            Record::Expiry(expiry),
             Record::Create(create),
             Record::Drop(drop),
             Record::Close(CloseRecord { clean: true }),
@@ -311,7 +422,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_refused_by_name() {
-        for (kind, name) in [(3, "quarantine"), (6, "session"), (99, "unknown kind 99")] {
+        for (kind, name) in [(3, "quarantine"), (5, "purged"), (99, "unknown kind 99")] {
             let mut body = vec![kind, 1, 0, 0, 0, 0, 0, 0];
             body.extend_from_slice(&[0; 8]);
             let error = Record::all(&body, "x").unwrap_err();

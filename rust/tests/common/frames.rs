@@ -32,3 +32,11 @@ pub fn frame(uids: &[u64], text_only: bool, keyed: bool) -> Vec<u8> {
         ..Columns::default()
     })
 }
+
+/// The observation with this sequence in a session's stream.
+pub fn uid_of(session: usize, sequence: u64) -> u64 {
+    SESSION_UIDS * (session as u64 + 1) + sequence
+}
+
+/// Uids of sessions begin here, and come in blocks of so many.
+pub const SESSION_UIDS: u64 = 1_000_000;

@@ -13,6 +13,7 @@
 mod frames;
 mod oracle;
 mod rig;
+mod speaking;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,9 +30,10 @@ use engram_core::types::{Config, Durability, Generation, Metric, SpaceId};
 use rand_core::Rng;
 use rand_pcg::Pcg64;
 
-pub use frames::{frame, frame_of, key_of, vector};
-pub use oracle::{Batch, End, Event, Forget, Oracle, SpaceModel, Target, contents};
+pub use frames::{frame, frame_of, key_of, uid_of, vector};
+pub use oracle::{Batch, End, Event, Forget, Oracle, SessionModel, SpaceModel, Target, contents};
 pub use rig::Rig;
+use speaking::Speaking;
 
 pub struct Nobody;
 
@@ -78,6 +80,7 @@ pub struct Sim {
     seed: u64,
     pending: Vec<(usize, Arc<Ticket<Committed>>)>,
     forgetting: Vec<(usize, Arc<Ticket<Committed>>)>,
+    speaking: Speaking,
     creating: Vec<(usize, Arc<Ticket<SpaceId>>)>,
     drops: Vec<(usize, Option<Arc<Ticket<SpaceId>>>)>,
     checkpoints: Vec<(Vec<usize>, Arc<Ticket<()>>)>,
@@ -105,6 +108,7 @@ impl Sim {
             seed,
             pending: Vec::new(),
             forgetting: Vec::new(),
+            speaking: Speaking::default(),
             creating: Vec::new(),
             drops: Vec::new(),
             checkpoints: Vec::new(),
@@ -137,7 +141,8 @@ impl Sim {
         let n = core.partitions.len() as u64;
         match below(&mut self.rng, 100) {
             0..2 => self.create(),
-            2..19 => self.observe(),
+            2..12 => self.observe(),
+            12..19 => self.speak(),
             19..22 => self.forget(),
             22..23 => self.begin_drop(),
             23..26 => {
@@ -185,7 +190,9 @@ impl Sim {
             let waiting = !self.pending.is_empty()
                 || !self.forgetting.is_empty()
                 || !self.creating.is_empty()
-                || !self.drops.is_empty();
+                || !self.drops.is_empty()
+                || !self.speaking.said.is_empty()
+                || !self.speaking.attaching.is_empty();
             if !moved && !waiting && core.is_quiet() && round > 50 {
                 return;
             }
@@ -367,6 +374,7 @@ impl Sim {
             }
         });
         acked.into_iter().for_each(|event| self.event(event));
+        self.poll_speaking();
     }
 
     fn poll_forgets(&mut self) -> Vec<Event> {

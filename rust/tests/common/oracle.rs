@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engram_core::engine::Core;
 use engram_core::store::Scope;
-use engram_core::types::{Durability, Generation, SpaceId};
+use engram_core::types::{Durability, Generation, SessionId, SpaceId};
 
-use super::{key_of, vector};
+use super::frames::SESSION_UIDS;
+use super::{key_of, uid_of, vector};
 
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -21,6 +22,14 @@ pub enum Event {
     },
     Forgot {
         forget: usize,
+    },
+    Opened {
+        session: usize,
+    },
+    Said {
+        session: usize,
+        sequence: u64,
+        generation: u64,
     },
     /// A checkpoint was answered that had been asked for after these were acknowledged.
     Checkpointed {
@@ -57,6 +66,17 @@ pub struct Forget {
 }
 
 #[derive(Clone, Debug)]
+pub struct SessionModel {
+    pub space: usize,
+    pub id: SessionId,
+    pub token: String,
+    /// Its speaker was told that it is there.
+    pub opened: bool,
+    /// Sequences and ids that were acknowledged.
+    pub told: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Debug)]
 pub struct SpaceModel {
     pub name: String,
     pub id: Option<SpaceId>,
@@ -77,6 +97,7 @@ pub struct Oracle {
     pub spaces: Vec<SpaceModel>,
     pub batches: Vec<Batch>,
     pub forgets: Vec<Forget>,
+    pub sessions: Vec<SessionModel>,
     pub events: Vec<Event>,
 }
 
@@ -156,6 +177,14 @@ impl Oracle {
                 forget.at = None;
             }
         }
+        for (i, session) in then.sessions.iter_mut().enumerate() {
+            let said = then.events.iter().filter_map(|e| match e {
+                Event::Said { session, sequence, generation } if *session == i => Some((*sequence, *generation)),
+                _ => None,
+            });
+            session.told = said.collect();
+            session.opened = then.events.iter().any(|e| matches!(e, Event::Opened { session } if *session == i));
+        }
         for (i, space) in then.spaces.iter_mut().enumerate() {
             let created = then.events.iter().any(|e| matches!(e, Event::Created { space } if *space == i));
             if !created {
@@ -166,6 +195,8 @@ impl Oracle {
             let last = told.filter_map(|b| b.first.map(|f| f + b.uids.len() as u64 - 1)).max();
             let forgets = then.forgets.iter().filter(|f| f.space == i).filter_map(|f| f.at).max();
             space.greatest = space.before.max(last.unwrap_or(0)).max(forgets.unwrap_or(0));
+            let said = then.sessions.iter().filter(|s| s.space == i).flat_map(|s| &s.told).map(|t| t.1);
+            space.greatest = space.greatest.max(said.max().unwrap_or(0));
         }
         then
     }
@@ -205,7 +236,7 @@ impl Oracle {
         let rows = contents(core, space)?;
         let wanted: Vec<&Batch> = model.batches.iter().map(|b| &self.batches[*b]).filter(|b| !b.refused).collect();
         let order: Vec<u64> = wanted.iter().flat_map(|b| b.uids.iter().copied()).collect();
-        let got: Vec<u64> = rows.values().copied().collect();
+        let got: Vec<u64> = rows.values().copied().filter(|uid| *uid < SESSION_UIDS).collect();
         if !order.starts_with(&got) {
             return Err(format!("{}: not a prefix of what was sent: {got:?} of {order:?}", model.name));
         }
@@ -236,6 +267,7 @@ impl Oracle {
             seen += batch.uids.len();
         }
         self.check_deaths(space, at, &rows, must)?;
+        self.check_sessions(space, at, &rows, must, end)?;
         if space.watermark().0 < model.greatest && must {
             let (w, o) = (space.watermark(), &space.options);
             return Err(format!(
@@ -310,6 +342,50 @@ impl Oracle {
         Ok(())
     }
 
+    /// S2, S4, S5: a session's rows are its stream without a gap, up to what it says is committed, once each and in order.
+    fn check_sessions(
+        &self,
+        space: &engram_core::store::Space,
+        at: usize,
+        rows: &BTreeMap<u64, u64>,
+        must: bool,
+        end: End,
+    ) -> Result<(), String> {
+        let name = &self.spaces[at].name;
+        for (i, model) in self.sessions.iter().enumerate().filter(|(_, s)| s.space == at) {
+            let block = uid_of(i, 0)..uid_of(i + 1, 0);
+            let said: Vec<(u64, u64)> =
+                rows.iter().filter(|(_, uid)| block.contains(uid)).map(|(g, uid)| (*uid - block.start, *g)).collect();
+            let Some(session) = space.sessions.get(model.id) else {
+                if (model.opened && must) || !said.is_empty() {
+                    return Err(format!("{name}: session {i} was opened and is gone ({end:?})"));
+                }
+                continue;
+            };
+            let committed = session.section().window.committed();
+            let sequences: Vec<u64> = said.iter().map(|(s, _)| *s).collect();
+            if sequences != (1..=committed).collect::<Vec<_>>() {
+                return Err(format!("{name}: session {i} is committed up to {committed}, its rows are {sequences:?}"));
+            }
+            for (sequence, generation) in &model.told {
+                if *sequence > committed && must {
+                    return Err(format!("{name}: session {i} was told of {sequence}, it has {committed} ({end:?})"));
+                }
+                if *sequence <= committed && said[*sequence as usize - 1].1 != *generation {
+                    return Err(format!("{name}: sequence {sequence} of session {i} has another id"));
+                }
+            }
+            let known = session.section().window.find(1, committed);
+            for run in known.iter().filter_map(|k| k.generation.map(|g| (k.first, k.count, g.0))) {
+                let right = (0..run.1).all(|i| said[(run.0 + i) as usize - 1].1 == run.2 + i);
+                if !right {
+                    return Err(format!("{name}: the window of session {i} names other ids"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// After a crash: what is there is the truth from now on.
     pub fn adopt(&mut self, core: &Core) {
         // Of several unanswered creations of one name only the first can have happened.
@@ -329,7 +405,8 @@ impl Oracle {
             model.id = Some(space.options.id);
             model.dropping = false;
             model.dropped = false;
-            let rows = contents(core, &space).unwrap_or_default();
+            let mut rows = contents(core, &space).unwrap_or_default();
+            rows.retain(|_, uid| *uid < SESSION_UIDS);
             let mut left = rows.len();
             let mut keep = Vec::new();
             for b in &model.batches {
@@ -348,5 +425,20 @@ impl Oracle {
             model.before = model.greatest;
         }
         self.forgets.iter_mut().for_each(|f| f.refused = true);
+        // What was told and is lost may be told anew.
+        self.events.retain(|e| !matches!(e, Event::Said { .. } | Event::Opened { .. }));
+        for (i, model) in self.sessions.iter_mut().enumerate() {
+            let space = self.spaces[model.space].id.and_then(|id| core.spaces.get(id));
+            let session = space.and_then(|s| s.sessions.get(model.id));
+            let committed = session.as_ref().map_or(0, |s| s.section().window.committed());
+            model.opened = session.is_some();
+            model.told.retain(|(sequence, _)| *sequence <= committed);
+            if model.opened {
+                self.events.push(Event::Opened { session: i });
+            }
+            for (sequence, generation) in &model.told {
+                self.events.push(Event::Said { session: i, sequence: *sequence, generation: *generation });
+            }
+        }
     }
 }

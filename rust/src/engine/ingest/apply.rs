@@ -6,23 +6,40 @@ use std::sync::atomic::Ordering;
 
 use super::super::core::Core;
 use super::number::{Change, Group, Item};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::queue::{Committed, Reply};
-use crate::store::{Batch, Control, Delta, Observed, Space, apply_forget, apply_observe};
+use crate::session::{SequenceRun, SessionState, Stamp};
+use crate::store::{
+    Attached, Batch, Control, Delta, Observed, Order, Piece, Space, Speaker, apply_forget, apply_observe, apply_voids,
+    continues,
+};
 use crate::types::{Durability, Generation, SpaceId};
 
 /// What somebody waits for, and what is given back when it is told.
-struct Acknowledgement {
-    space: Arc<Space>,
-    observations: u64,
-    bytes: u64,
-    admitted_at: u64,
-    reply: Reply<Committed>,
-    outcome: Result<Committed, Error>,
+enum Told {
+    Batch {
+        space: Arc<Space>,
+        permits: (u64, u64),
+        admitted_at: u64,
+        speaker: Option<(Arc<Speaker>, Stamp)>,
+        reply: Reply<Committed>,
+        outcome: Result<Committed>,
+    },
+    Forget {
+        space: Arc<Space>,
+        bytes: u64,
+        reply: Reply<Committed>,
+        committed: Committed,
+    },
+    Session {
+        space: Arc<Space>,
+        control: Box<Control>,
+        epoch: u64,
+    },
 }
 
-/// The items of `mode`, in log order.
-pub(super) fn apply(core: &Core, group: &mut Group, mode: Durability) {
+/// The items of `mode`, in log order; `synced`: the log is on the disk up to there.
+pub(super) fn apply(core: &Core, group: &mut Group, mode: Durability, synced: u64) {
     if !group.items.iter().any(|i| i.space.durability == mode) {
         return;
     }
@@ -35,76 +52,169 @@ pub(super) fn apply(core: &Core, group: &mut Group, mode: Durability) {
         let (_, delta) = deltas.entry(space.options.id).or_insert_with(|| (Arc::clone(&space), Delta::default()));
         told.push(match change {
             Change::Observe { batch, first, supersedes } => {
-                observe(delta, group, (space, *batch, first, supersedes), mode)
+                observe(delta, group, space, *batch, first, supersedes, mode)
             }
-            Change::Forget { control, generation, ids } => {
+            Change::Forget { bytes, reply, generation, ids } => {
                 apply_forget(delta, &ids, generation, group.before, group.committed_at);
-                let outcome = Ok(Committed { first: generation, count: ids.len() as u32, durability: mode });
-                let Control { admitted_at, bytes, reply, .. } = *control;
-                Acknowledgement { space, observations: 0, bytes, admitted_at, reply, outcome }
+                let committed = Committed { first: generation, count: ids.len() as u32, durability: mode };
+                Told::Forget { space, bytes, reply, committed }
             }
+            Change::Session { control, epoch } => Told::Session { space, control, epoch },
         });
     }
     let clock = core.now();
-    for (space, delta) in deltas.into_values() {
+    for (space, delta) in deltas.into_values().filter(|(_, delta)| !delta.is_empty()) {
         space.publish(delta, clock);
     }
     for one in told {
-        one.tell(core, clock);
+        one.tell(core, clock, group, synced);
     }
 }
 
 fn observe(
     delta: &mut Delta,
     group: &Group,
-    (space, batch, first, supersedes): (Arc<Space>, Batch, Generation, Vec<(u32, Generation)>),
+    space: Arc<Space>,
+    batch: Batch,
+    first: Generation,
+    supersedes: Vec<Vec<(u32, Generation)>>,
     mode: Durability,
-) -> Acknowledgement {
-    let Batch { admitted_at, frame, checked, reply } = batch;
-    let (observations, bytes) = (checked.hashes.len() as u64, frame.len() as u64);
-    let observed = Observed { frame, hashes: checked.hashes, first, supersedes };
-    let known = Some((checked.view, checked.inverse_norms));
-    let applied = apply_observe(delta, observed, known, group.before, group.committed_at);
-    let outcome = applied.map(|()| Committed { first, count: observations as u32, durability: mode });
-    Acknowledgement { space, observations, bytes, admitted_at, reply, outcome }
+) -> Told {
+    let permits = batch.permits();
+    let Batch { admitted_at, pieces, speaker, reply } = batch;
+    let goes_on: Vec<bool> = (0..pieces.len()).map(|i| continues(&pieces, i)).collect();
+    let (mut at, mut applied) = (first, Ok(()));
+    for ((piece, supersedes), continues) in pieces.into_iter().zip(supersedes).zip(goes_on) {
+        let count = piece.count();
+        match piece {
+            Piece::Rows { frame, checked } => {
+                let observed = Observed { frame, hashes: checked.hashes, first: at, supersedes, continues };
+                let known = Some((checked.view, checked.inverse_norms));
+                applied = applied.and(apply_observe(delta, observed, known, group.before, group.committed_at));
+            }
+            Piece::Voids(count) => apply_voids(delta, at, count, group.before, group.committed_at),
+        }
+        at = at.plus(count);
+    }
+    let outcome = applied.map(|()| Committed { first, count: permits.0 as u32, durability: mode });
+    Told::Batch { space, permits, admitted_at, speaker, reply, outcome }
 }
 
-impl Acknowledgement {
-    fn tell(self, core: &Core, now: u64) {
-        if self.observations == 0 {
-            self.space.controls_depth.release(1, self.bytes);
-            self.space.gate.wake();
-        } else {
-            core.observed.fetch_add(self.observations, Ordering::Relaxed);
-            core.process_queue.release(self.bytes);
-            self.space.release(self.observations, self.bytes, now, Some(self.admitted_at), &core.process_queue);
+impl Told {
+    fn tell(self, core: &Core, now: u64, group: &Group, synced: u64) {
+        match self {
+            Self::Batch { space, permits: (count, bytes), admitted_at, speaker, reply, outcome } => {
+                core.observed.fetch_add(count, Ordering::Relaxed);
+                core.process_queue.release(bytes);
+                space.release(count, bytes, now, Some(admitted_at), &core.process_queue);
+                if let (Some((session, stamp)), Ok(committed)) = (speaker, &outcome) {
+                    commit(&session, stamp, *committed, group, synced);
+                }
+                reply.complete(outcome);
+            }
+            Self::Forget { space, bytes, reply, committed } => {
+                give_back(&space, bytes);
+                reply.complete(Ok(committed));
+            }
+            Self::Session { space, control, epoch } => {
+                give_back(&space, control.bytes);
+                turn(&space, control.order, epoch, group.committed_at);
+            }
         }
-        self.reply.complete(self.outcome);
     }
+}
+
+/// The session is told before its speaker: who asks it after the acknowledgement finds it said (S2).
+fn commit(session: &Speaker, stamp: Stamp, committed: Committed, group: &Group, synced: u64) {
+    let (count, offset) = (u64::from(committed.count), group.before.offset);
+    let run = SequenceRun { first: stamp.first, count, generation: committed.first, offset };
+    let joined = session.section().commit(run, synced, group.committed_at);
+    debug_assert!(joined.is_some(), "numbered in sequence order");
+    joined.into_iter().flatten().for_each(|reply| reply.complete(Ok(committed)));
+}
+
+/// A session's order has happened (S1, S4).
+fn turn(space: &Space, order: Order, epoch: u64, at: i64) {
+    match order {
+        Order::Forget { .. } => {}
+        Order::Open { session, reply } => {
+            space.sessions.insert(Arc::clone(&session));
+            let attached = attached(&session, epoch, None, at);
+            reply.complete(attached);
+        }
+        Order::Attach { session, acknowledged, reply } => {
+            let attached = attached(&session, epoch, acknowledged, at);
+            reply.complete(attached);
+        }
+        Order::End { session, reply, .. } => {
+            space.sessions.remove(session.id);
+            let none = Committed { first: Generation(0), count: 0, durability: space.durability };
+            reply.complete(Ok(none));
+        }
+    }
+}
+
+fn attached(session: &Speaker, epoch: u64, acknowledged: Option<u64>, at: i64) -> Result<Attached> {
+    let mut section = session.section();
+    section.used_at = section.used_at.max(at);
+    let committed = section.window.committed();
+    if section.epoch != epoch {
+        // A later attach was quicker.
+        return Err(Error::Fenced);
+    }
+    if acknowledged.is_some_and(|a| a > committed) {
+        section.state = SessionState::Detached;
+        return Err(Error::DataLoss { committed });
+    }
+    section.state = SessionState::Active;
+    Ok(Attached { epoch, committed })
 }
 
 impl Item {
-    /// Answers what was numbered and not committed.
+    /// Answers what was numbered and will not be committed in this run.
     pub(super) fn fail(self, core: &Core, error: &Error) {
         match self.change {
-            Change::Observe { batch, .. } => answer(core, &self.space, *batch, Err(error.clone())),
-            Change::Forget { control, .. } => answer_control(&self.space, *control, Err(error.clone())),
+            Change::Observe { batch, .. } => {
+                if let Some((session, _)) = &batch.speaker {
+                    let waiting = session.section().abandon();
+                    waiting.into_iter().for_each(|reply| reply.complete(Err(error.clone())));
+                }
+                answer(core, &self.space, *batch, Err(error.clone()));
+            }
+            Change::Forget { bytes, reply, .. } => {
+                give_back(&self.space, bytes);
+                reply.complete(Err(error.clone()));
+            }
+            Change::Session { control, .. } => answer_control(&self.space, *control, &|| Err(error.clone())),
         }
     }
 }
 
-/// Answers what was not committed.
-pub(super) fn answer(core: &Core, space: &Space, batch: Batch, outcome: Result<Committed, Error>) {
-    let (count, bytes) = (batch.checked.hashes.len() as u64, batch.frame.len() as u64);
+/// Answers what was not committed. What a session pushed behind it does not count any more (S2).
+pub(super) fn answer(core: &Core, space: &Space, batch: Batch, outcome: Result<Committed>) {
+    let (count, bytes) = batch.permits();
     core.process_queue.release(bytes);
     space.release(count, bytes, core.now(), None, &core.process_queue);
+    if let (Some((session, stamp)), Err(error)) = (&batch.speaker, &outcome) {
+        let waiting = session.section().fall_back(*stamp);
+        waiting.into_iter().for_each(|reply| reply.complete(Err(error.clone())));
+    }
     batch.reply.complete(outcome);
 }
 
-pub(super) fn answer_control(space: &Space, control: Control, outcome: Result<Committed, Error>) {
-    space.controls_depth.release(1, control.bytes);
+/// Answers an order that leads to no record.
+pub(super) fn answer_control(space: &Space, control: Control, outcome: &dyn Fn() -> Result<Committed>) {
+    give_back(space, control.bytes);
+    let error = || outcome().err().unwrap_or(Error::Fenced);
+    match control.order {
+        Order::Forget { reply, .. } | Order::End { reply, .. } => reply.complete(outcome()),
+        Order::Open { reply, .. } | Order::Attach { reply, .. } => reply.complete(Err(error())),
+    }
+}
+
+fn give_back(space: &Space, bytes: u64) {
+    space.controls_depth.release(1, bytes);
     space.gate.wake();
-    control.reply.complete(outcome);
 }
 
 #[cfg(all(test, not(loom)))]

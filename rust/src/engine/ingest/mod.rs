@@ -122,7 +122,8 @@ impl Writer {
         self.closed = false;
         self.last_activity = core.now();
         if !group.all_sync {
-            apply(core, &mut group, Durability::Memory);
+            let synced = self.log.synced().offset;
+            apply(core, &mut group, Durability::Memory, synced);
         }
         self.in_flight.push_back(group);
     }
@@ -141,7 +142,8 @@ impl Writer {
                 if self.in_flight[at].all_sync {
                     return;
                 }
-                apply(core, &mut self.in_flight[at], Durability::Os);
+                let synced = self.log.synced().offset;
+                apply(core, &mut self.in_flight[at], Durability::Os, synced);
                 if self.in_flight[at].items.is_empty() {
                     self.in_flight.remove(at);
                 }
@@ -158,7 +160,7 @@ impl Writer {
                         self.send(core);
                     }
                     for mode in [Durability::Memory, Durability::Os, Durability::Sync] {
-                        apply(core, &mut group, mode);
+                        apply(core, &mut group, mode, self.log.synced().offset);
                     }
                 }
             }
@@ -203,7 +205,7 @@ impl Writer {
             answer(core, &space, batch, Err(error.clone()));
         }
         if !error.is_disk_full() {
-            self.refuse_forgets(core, partition, error);
+            self.refuse_orders(core, partition, error);
         }
         while let Some(id) = partition.ready.pop() {
             let Some(space) = core.spaces.get(id) else {
@@ -220,14 +222,14 @@ impl Writer {
         }
     }
 
-    fn refuse_forgets(&mut self, core: &Core, partition: &Partition, error: &Error) {
+    fn refuse_orders(&mut self, core: &Core, partition: &Partition, error: &Error) {
         if let Some((space, control)) = self.held_control.take() {
-            answer_control(&space, *control, Err(error.clone()));
+            answer_control(&space, *control, &|| Err(error.clone()));
         }
         while let Some(space) = partition.controls.pop().and_then(|id| core.spaces.get(id)) {
             loop {
                 while let Some(control) = space.controls.pop() {
-                    answer_control(&space, control, Err(error.clone()));
+                    answer_control(&space, control, &|| Err(error.clone()));
                 }
                 if !space.controls.settle() {
                     break;

@@ -12,18 +12,37 @@ use super::Writer;
 use super::apply::{answer, answer_control};
 use crate::env::Task;
 use crate::error::Error;
-use crate::queue::Committed;
-use crate::store::{Batch, Control, Scope, Space, Wanted};
+use crate::queue::{Committed, Reply};
+use crate::records::{Checked, FrameView};
+use crate::session::SessionState;
+use crate::store::{Batch, Control, Order, Piece, Scope, Space, Speaker, Wanted, continues};
 use crate::types::{FORGET_IDS_MAX, Generation, LogPosition};
-use crate::wal::{ForgetRecord, GroupBuilder, Room, observe_prefix};
+use crate::wal::{
+    ExpiryRecord, ForgetRecord, GroupBuilder, Room, Said, SessionEvent, SessionRecord, VoidRecord, observe_prefix,
+};
 
 /// Bytes of an observe record beside its frame, for counting room, and of each item in it: its hash and what it may supersede.
 const RECORD_EXTRA: u64 = 64;
 const ITEM_EXTRA: u64 = 8 + 12;
 
 pub(super) enum Change {
-    Observe { batch: Box<Batch>, first: Generation, supersedes: Vec<(u32, Generation)> },
-    Forget { control: Box<Control>, generation: Generation, ids: Vec<Generation> },
+    /// `supersedes`: a list a piece.
+    Observe {
+        batch: Box<Batch>,
+        first: Generation,
+        supersedes: Vec<Vec<(u32, Generation)>>,
+    },
+    Forget {
+        bytes: u64,
+        reply: Reply<Committed>,
+        generation: Generation,
+        ids: Vec<Generation>,
+    },
+    /// A session's order, numbered; the epoch it gave.
+    Session {
+        control: Box<Control>,
+        epoch: u64,
+    },
 }
 
 pub(super) struct Item {
@@ -43,9 +62,9 @@ pub(super) struct Group {
 }
 
 impl Writer {
-    /// Drain and number, forgets first, then round robin over the spaces that wait. True if more waits than went in.
+    /// Drain and number, orders first, then round robin over the spaces that wait. True if more waits than went in.
     pub(super) fn fill(&mut self, core: &Core, partition: &Partition) -> bool {
-        if self.building.items.is_empty() && !self.forgets(core, partition) {
+        if self.building.items.is_empty() && !self.orders(core, partition) {
             return true;
         }
         if let Some((space, batch)) = self.held.take()
@@ -82,7 +101,16 @@ impl Writer {
 
     /// Numbers a batch into the group under construction. False: the group is full, or there is no room; the batch is held.
     fn add(&mut self, core: &Core, partition: &Partition, space: &Arc<Space>, batch: Batch) -> bool {
-        let len = batch.frame.len() as u64 + batch.checked.hashes.len() as u64 * ITEM_EXTRA + RECORD_EXTRA;
+        let speaker = batch.speaker.clone();
+        let mut section = speaker.as_ref().map(|(session, stamp)| (session.section(), *stamp));
+        if let Some(Err(error)) = section.as_ref().map(|(section, stamp)| section.counts(*stamp)) {
+            // Its epoch or its round has passed: it does not count any more.
+            drop(section);
+            answer(core, space, batch, Err(error));
+            return true;
+        }
+        let (count, bytes) = batch.permits();
+        let len = bytes + count * ITEM_EXTRA + batch.pieces.len() as u64 * RECORD_EXTRA;
         let body = self.building.builder.body_len();
         let empty = self.building.items.is_empty();
         let room = self.log.room(body + len, false);
@@ -92,6 +120,7 @@ impl Writer {
         }
         if room == Room::None {
             core.scheduler.wake(Task::Maintenance);
+            drop(section);
             match partition.supply.error() {
                 None => self.held = Some((Arc::clone(space), batch)),
                 Some(error) => {
@@ -101,21 +130,51 @@ impl Writer {
             }
             return false;
         }
-        let hashes = &batch.checked.hashes;
-        let first = space.number(hashes.len() as u64);
-        let supersedes = supersede(space, &batch, first);
-        self.scratch.clear();
-        observe_prefix(&mut self.scratch, space.options.id, first, hashes, &supersedes, batch.frame.len());
-        self.building.builder.push(&self.scratch, Some(&batch.frame));
+        let first = space.number(count);
+        if let Some((section, _)) = &mut section {
+            section.number(count);
+        }
+        drop(section);
+        let supersedes = self.encode(space, &batch, first);
         let change = Change::Observe { batch: Box::new(batch), first, supersedes };
         self.building.items.push(Item { space: Arc::clone(space), change });
         true
     }
 
-    /// Numbers the forgets that wait. False: the group is full, or there is no room for one; it is held.
-    fn forgets(&mut self, core: &Core, partition: &Partition) -> bool {
+    /// A record a piece. Returns who is superseded by each.
+    fn encode(&mut self, space: &Space, batch: &Batch, first: Generation) -> Vec<Vec<(u32, Generation)>> {
+        let id = space.options.id;
+        let mut said =
+            batch.speaker.as_ref().map_or(Said::default(), |(s, stamp)| Said { session: s.id, first: stamp.first });
+        let (mut at, mut all) = (first, Vec::with_capacity(batch.pieces.len()));
+        for (i, piece) in batch.pieces.iter().enumerate() {
+            self.scratch.clear();
+            match piece {
+                Piece::Rows { frame, checked } => {
+                    let supersedes = supersede(space, frame, &checked.view, at);
+                    let continues = continues(&batch.pieces, i);
+                    let (hashes, out) = (&checked.hashes, &mut self.scratch);
+                    observe_prefix(out, id, said, continues, at, hashes, &supersedes, frame.len());
+                    self.building.builder.push(&self.scratch, Some(frame));
+                    all.push(supersedes);
+                }
+                Piece::Voids(count) => {
+                    let void = VoidRecord { space: id, first_generation: at, count: *count, incarnation: 0, said };
+                    void.encode(&mut self.scratch);
+                    self.building.builder.push(&self.scratch, None);
+                    all.push(Vec::new());
+                }
+            }
+            at = at.plus(piece.count());
+            said.first += if said.session.0 == 0 { 0 } else { piece.count() };
+        }
+        all
+    }
+
+    /// Numbers the orders that wait. False: the group is full, or there is no room for one; it is held.
+    fn orders(&mut self, core: &Core, partition: &Partition) -> bool {
         if let Some((space, control)) = self.held_control.take()
-            && !self.add_forget(core, partition, &space, control)
+            && !self.add_order(core, partition, &space, control)
         {
             return false;
         }
@@ -126,7 +185,7 @@ impl Writer {
             let mut full = false;
             while !full {
                 let Some(control) = space.controls.pop() else { break };
-                full = !self.add_forget(core, partition, &space, Box::new(control));
+                full = !self.add_order(core, partition, &space, Box::new(control));
             }
             if space.controls.settle() {
                 partition.controls.push(id);
@@ -138,38 +197,101 @@ impl Writer {
         true
     }
 
-    fn add_forget(&mut self, core: &Core, partition: &Partition, space: &Arc<Space>, control: Box<Control>) -> bool {
-        let ids = match self.dying_now(space, &control.wanted) {
-            Ok(ids) if !ids.is_empty() => ids,
-            none => {
+    fn add_order(&mut self, core: &Core, partition: &Partition, space: &Arc<Space>, control: Box<Control>) -> bool {
+        self.scratch.clear();
+        let planned = match &control.order {
+            Order::Forget { wanted, .. } => self.plan_forget(space, wanted),
+            order => self.plan_session(space, order),
+        };
+        let planned = match planned {
+            Ok(Some(planned)) => planned,
+            Ok(None) => {
+                // Nothing that is meant is there.
                 let committed = Committed { first: Generation(0), count: 0, durability: space.durability };
-                answer_control(space, *control, none.map(|_| committed));
+                answer_control(space, *control, &|| Ok(committed));
+                return true;
+            }
+            Err(error) => {
+                answer_control(space, *control, &|| Err(error.clone()));
                 return true;
             }
         };
-        let generation = space.numbered().plus(1);
-        let record = ForgetRecord { space: space.options.id, generation, ids };
-        self.scratch.clear();
-        record.encode(&mut self.scratch);
-        let body = self.building.builder.body_len();
+        let body = self.building.builder.body_len() + self.scratch.len() as u64;
         // Forgetting goes on when the disk is full: it may take the last spare segment (D10).
-        let room = self.log.room(body + self.scratch.len() as u64, true);
-        let full = !self.building.items.is_empty()
-            && (body + self.scratch.len() as u64 > core.config.group_bytes_max as u64 || room != Room::Here);
+        let room = self.log.room(body, true);
+        let full = !self.building.items.is_empty() && (body > core.config.group_bytes_max as u64 || room != Room::Here);
         if full || room == Room::None {
             core.scheduler.wake(Task::Maintenance);
             match partition.supply.error().filter(|_| room == Room::None) {
                 None => self.held_control = Some((Arc::clone(space), control)),
-                Some(error) => answer_control(space, *control, Err(error)),
+                Some(error) => answer_control(space, *control, &|| Err(error.clone())),
             }
             return false;
         }
-        space.number(1);
-        space.condemn(&record.ids);
         self.building.builder.push(&self.scratch, None);
-        let change = Change::Forget { control, generation, ids: record.ids };
+        let change = match (planned, *control) {
+            (Planned::Forget(generation, ids), Control { bytes, order: Order::Forget { reply, .. } }) => {
+                space.number(1);
+                space.condemn(&ids);
+                Change::Forget { bytes, reply, generation, ids }
+            }
+            (_, control) => {
+                let epoch = begin_epoch(&control.order);
+                Change::Session { control: Box::new(control), epoch }
+            }
+        };
         self.building.items.push(Item { space: Arc::clone(space), change });
         true
+    }
+
+    /// Who dies, and the record in `scratch`; None if there is nobody.
+    fn plan_forget(&mut self, space: &Space, wanted: &Wanted) -> Result<Option<Planned>, Error> {
+        let ids = self.dying_now(space, wanted)?;
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let generation = space.numbered().plus(1);
+        let record = ForgetRecord { space: space.options.id, generation, ids };
+        record.encode(&mut self.scratch);
+        Ok(Some(Planned::Forget(generation, record.ids)))
+    }
+
+    /// The record of a session's order in `scratch`, if the order is one that may be given now.
+    fn plan_session(&mut self, space: &Space, order: &Order) -> Result<Option<Planned>, Error> {
+        let id = space.options.id;
+        let record = |session: &Speaker, epoch, event| SessionRecord { space: id, session: session.id, epoch, event };
+        let gone = || Error::SessionExpired { reason: "it was closed, or has expired".to_owned() };
+        match order {
+            Order::Forget { .. } => {}
+            Order::Open { session, .. } => {
+                let (priority, principal) = (session.priority.code(), session.principal.clone());
+                record(session, 1, SessionEvent::Opened { priority, principal }).encode(&mut self.scratch);
+            }
+            Order::Attach { session, .. } => {
+                let section = session.section();
+                if section.state == SessionState::Closed {
+                    return Err(gone());
+                }
+                record(session, section.epoch + 1, SessionEvent::Attached).encode(&mut self.scratch);
+            }
+            Order::End { session, epoch, .. } => {
+                let section = session.section();
+                match epoch {
+                    Some(epoch) => section.speaks(*epoch)?,
+                    // Somebody has come back to it.
+                    None if section.state != SessionState::Detached => return Ok(None),
+                    None => {}
+                }
+                if !section.is_drained() {
+                    return Err(Error::Timeout { what: "draining the session".to_owned() });
+                }
+                match epoch {
+                    Some(epoch) => record(session, *epoch, SessionEvent::Closed).encode(&mut self.scratch),
+                    None => ExpiryRecord { space: id, sessions: vec![session.id] }.encode(&mut self.scratch),
+                }
+            }
+        }
+        Ok(Some(Planned::Session))
     }
 
     /// Those of the memories meant that live after everything numbered so far.
@@ -185,10 +307,10 @@ impl Writer {
                     found.push(row.generation);
                     true
                 })?;
-                for (group, batch, first) in self.under_way(space) {
-                    for i in 0..batch.checked.hashes.len() {
+                for (group, (frame, checked), first) in self.under_way(space) {
+                    for i in 0..checked.hashes.len() {
                         let generation = first.plus(i as u64);
-                        let facts = batch.checked.view.facts(&batch.frame, i, generation, group.committed_at);
+                        let facts = checked.view.facts(frame, i, generation, group.committed_at);
                         if filter.matches(&facts) {
                             found.push(generation);
                         }
@@ -197,10 +319,9 @@ impl Writer {
                 found
             }
         };
-        let coming: BTreeSet<(Generation, Generation)> = self
-            .under_way(space)
-            .map(|(_, batch, first)| (first, first.plus(batch.checked.hashes.len() as u64)))
-            .collect();
+        let rows =
+            |(_, (_, checked), first): (_, (_, &Checked), Generation)| (first, first.plus(checked.hashes.len() as u64));
+        let coming: BTreeSet<(Generation, Generation)> = self.under_way(space).map(rows).collect();
         let comes =
             |id: &Generation| coming.range(..=(*id, Generation(u64::MAX))).next_back().is_some_and(|r| *id < r.1);
         found.retain(|id| !space.is_condemned(*id) && (view.lives(*id) || comes(id)));
@@ -209,29 +330,58 @@ impl Writer {
         Ok(found)
     }
 
-    /// The space's batches that are numbered and not applied, with their groups.
-    fn under_way<'a>(&'a self, space: &'a Space) -> impl Iterator<Item = (&'a Group, &'a Batch, Generation)> {
+    /// The space's rows that are numbered and not applied, with their groups and first generations.
+    fn under_way<'a>(
+        &'a self,
+        space: &'a Space,
+    ) -> impl Iterator<Item = (&'a Group, (&'a [u8], &'a Checked), Generation)> {
         let groups = self.in_flight.iter().chain([&self.building]);
-        groups.flat_map(move |group| {
-            group.items.iter().filter(move |i| i.space.options.id == space.options.id).filter_map(move |i| {
-                match &i.change {
-                    Change::Observe { batch, first, .. } => Some((group, &**batch, *first)),
-                    Change::Forget { .. } => None,
-                }
+        let items = groups.flat_map(|group| group.items.iter().map(move |item| (group, item)));
+        items
+            .filter(|(_, item)| item.space.options.id == space.options.id)
+            .flat_map(|(group, item)| {
+                let (pieces, first) = match &item.change {
+                    Change::Observe { batch, first, .. } => (&batch.pieces[..], *first),
+                    _ => (&[][..], Generation(0)),
+                };
+                pieces.iter().scan(first, move |next, piece| {
+                    let at = *next;
+                    *next = next.plus(piece.count());
+                    Some(match piece {
+                        Piece::Rows { frame, checked } => Some((group, (&frame[..], &**checked), at)),
+                        Piece::Voids(_) => None,
+                    })
+                })
             })
-        })
+            .flatten()
+    }
+}
+
+enum Planned {
+    Forget(Generation, Vec<Generation>),
+    Session,
+}
+
+/// Opening and attaching begin an epoch, here, so that what the older one pushed behind is not numbered (S4).
+fn begin_epoch(order: &Order) -> u64 {
+    match order {
+        Order::Open { session, .. } | Order::Attach { session, .. } => {
+            let (epoch, left) = session.section().attach();
+            left.into_iter().for_each(|reply| reply.complete(Err(Error::Fenced)));
+            epoch
+        }
+        _ => 0,
     }
 }
 
 /// Gives each keyed item its key, and names the living memories that had them (K1).
-fn supersede(space: &Space, batch: &Batch, first: Generation) -> Vec<(u32, Generation)> {
-    let view = &batch.checked.view;
+fn supersede(space: &Space, frame: &[u8], view: &FrameView, first: Generation) -> Vec<(u32, Generation)> {
     if !view.has_keys() {
         return Vec::new();
     }
     let (seen, mut supersedes) = (space.view(), Vec::new());
     for i in 0..view.count() {
-        let Some(key) = view.key(&batch.frame, i) else { continue };
+        let Some(key) = view.key(frame, i) else { continue };
         let before = space.keys.add(key, first.plus(i as u64));
         let lives = |g: &Generation| !space.is_condemned(*g) && (*g > seen.watermark() || seen.lives(*g));
         supersedes.extend(before.filter(lives).map(|g| (i as u32, g)));

@@ -23,12 +23,16 @@ use crate::env::{Files, Job, Output, Task};
 use crate::error::Error;
 use crate::queue::{Reply, Ticket};
 use crate::records::SealedFile;
+use crate::session::{ExpiryGuard, SessionState};
 use crate::store::Space;
+use crate::types::{SessionId, SpaceId};
 use crate::wal::{Supply, SupplyWork};
 
 /// Blocks checked in one job, and the pause between jobs: at most 25 MB/s, only when idle.
 const SCRUB_BLOCKS: usize = 64;
 const SCRUB_PACE_MS: u64 = 40;
+/// Between two looks for sessions that expire.
+const EXPIRE_PACE_MS: u64 = 60_000;
 
 /// Where the scrub stands: this file is done up to this block; 0 and a path: all of it.
 #[derive(Default)]
@@ -69,6 +73,8 @@ pub(in crate::engine) struct Maintenance {
     pub(in crate::engine) seals: u64,
     pub(in crate::engine) scrubbed_blocks: u64,
     scrub: Scrub,
+    expiry: ExpiryGuard<(SpaceId, SessionId)>,
+    expire_at: u64,
 }
 
 impl Maintenance {
@@ -217,6 +223,7 @@ impl Maintenance {
             self.submit(core, Work::Seal(job), next);
             return true;
         }
+        self.expire_sessions(core);
         core.now() >= self.retry_at && (self.merge(core) || self.scrub_some(core))
     }
 
@@ -242,6 +249,33 @@ impl Maintenance {
             }
         }
         false
+    }
+
+    /// Sessions that nobody has used for too long: their records are no longer kept (S1).
+    fn expire_sessions(&mut self, core: &Core) {
+        if core.now() < self.expire_at {
+            return;
+        }
+        self.expire_at = core.after_ms(EXPIRE_PACE_MS);
+        let wall = core.env.clock.wall_micros();
+        let keep = i64::try_from(core.config.session_keep_ms.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let mut past = BTreeMap::new();
+        for space in core.spaces.all() {
+            for session in space.sessions.all() {
+                let section = session.section();
+                if section.state == SessionState::Detached && section.used_at.saturating_add(keep) < wall {
+                    past.insert((space.options.id, session.id), (Arc::clone(&space), Arc::clone(&session)));
+                }
+            }
+        }
+        let due: Vec<_> = past.keys().copied().collect();
+        for key in self.expiry.look(core.now(), wall, &due) {
+            let (space, session) = &past[&key];
+            // If it cannot be ordered now, it is due again later.
+            if core.submit_end(space, session, None).is_ok_and(|ordered| ordered.is_some()) {
+                core.drive(space.options.partition.0 as usize);
+            }
+        }
     }
 
     /// With nothing else to do: a few more sealed blocks are checked, so that rot is met before it is needed (D5).

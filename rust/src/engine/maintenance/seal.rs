@@ -15,9 +15,11 @@ use super::plan::{Goal, PlannedSpace, capture, plan_space, sharp_position};
 use crate::env::{File, Job, Output, Site};
 use crate::error::Error;
 use crate::records::{RowSource, SealEncoder, SealSpace, SealedFile, SealedSummary};
-use crate::store::{Deaths, SealedPart, Space};
+use crate::store::{Deaths, SealedPart, Space, Speaker};
 use crate::types::{FileId, Generation, LogPosition};
-use crate::wal::{Checkpoint, CheckpointFile, CheckpointSpace, FilePart, checkpoint_path, list_checkpoints};
+use crate::wal::{
+    Checkpoint, CheckpointFile, CheckpointSession, CheckpointSpace, FilePart, checkpoint_path, list_checkpoints,
+};
 
 const CHUNK: usize = 1 << 20;
 /// A file is synced after each so many bytes, and at its end: a log's sync never waits for more than this behind it.
@@ -242,6 +244,7 @@ impl SealJob {
     }
 
     fn checkpoint(&self, core: &Core, partition: &Partition) -> Checkpoint {
+        let synced = partition.with_writer(core, |w| w.log.synced().offset);
         let mut kept = partition.kept.lock();
         let number = kept.next_number.max(1);
         // A number is used once, even if publishing fails half-way.
@@ -250,7 +253,7 @@ impl SealJob {
         for planned in &self.spaces {
             // Dropped since the plan was made: its files go with the checkpoints that name them.
             if core.spaces.get(planned.space.options.id).is_some() {
-                spaces.push(self.checkpoint_space(planned));
+                spaces.push(self.checkpoint_space(planned, synced));
             }
         }
         let used: BTreeSet<FileId> = spaces.iter().flat_map(|s| s.parts.iter().map(|p| p.file)).collect();
@@ -266,7 +269,7 @@ impl SealJob {
         }
     }
 
-    fn checkpoint_space(&self, planned: &PlannedSpace) -> CheckpointSpace {
+    fn checkpoint_space(&self, planned: &PlannedSpace, synced: u64) -> CheckpointSpace {
         let state = planned.space.state();
         // What stands for lost rows has no generation to go on from.
         let next = planned.view.tail().skip(planned.take).find(|p| p.sound);
@@ -287,6 +290,7 @@ impl SealJob {
             lost: state.lost,
             degraded: state.degraded,
             deaths: deaths(&planned.space, state.unplaced, last_generation),
+            sessions: sessions(&planned.space, synced),
             changes: planned.space.changes().into_iter().filter(|(g, _)| *g <= last_generation).collect(),
         }
     }
@@ -393,6 +397,24 @@ fn deaths(space: &Space, unplaced: Vec<(Generation, Generation)>, upto: Generati
         all.dedup_by_key(|(row, _)| *row);
     }
     all
+}
+
+/// The sessions, as far as the log has them on the disk: what is replayed on top of it is told by its sequence.
+fn sessions(space: &Space, synced: u64) -> Vec<CheckpointSession> {
+    let of = |session: Arc<Speaker>| {
+        let section = session.section();
+        let (committed, runs) = section.window.durable(synced);
+        CheckpointSession {
+            id: session.id,
+            priority: session.priority.code(),
+            principal: session.principal.clone(),
+            epoch: section.epoch,
+            committed,
+            used_at: section.used_at,
+            runs: runs.iter().map(|r| (r.first, r.count, r.generation)).collect(),
+        }
+    };
+    space.sessions.all().into_iter().map(of).collect()
 }
 
 fn count(counter: &std::sync::atomic::AtomicU64, output: &Output) {

@@ -1,0 +1,180 @@
+"""The pool that coroutines call the engine on, and sessions on it. Use `engram.aio`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+from engram._convert import Metadata, OnOverload, Time, Vectors
+from engram._exceptions import Closed
+from engram._session import Session
+from engram._types import Ack, BatchAck
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class Calls:
+    """The pool. Waiting observations hold a thread each, so that many form one log group."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engram-aio")
+
+    def __call__(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Awaitable[_R]:
+        try:
+            return asyncio.wrap_future(self._pool.submit(call, *args, **kwargs))
+        except RuntimeError:
+            raise Closed("the engine is closed") from None
+
+    def end(self) -> None:
+        self._pool.shutdown(wait=False)
+
+
+class AsyncSession:
+    """A numbered stream into a space. Use `AsyncSpace.session`; an async context manager like `Session`."""
+
+    def __init__(self, session: Session, calls: Calls) -> None:
+        self._session = session
+        self._calls = calls
+
+    @property
+    def token(self) -> str:
+        """The right to attach to this session."""
+        return self._session.token
+
+    @property
+    def priority(self) -> str:
+        """Which lane its observations take."""
+        return self._session.priority
+
+    @property
+    def state(self) -> str:
+        """ACTIVE, PAUSED, DRAINING, DETACHED, CLOSED, or FENCED."""
+        return self._session.state
+
+    @property
+    def committed(self) -> int:
+        """The last sequence that is committed."""
+        return self._session.committed
+
+    @property
+    def absorbed(self) -> int:
+        """The last sequence that recall answers from its index."""
+        return self._session.absorbed
+
+    @property
+    def credits(self) -> tuple[int, int]:
+        """Observations and bytes that may be sent now without being refused, most likely."""
+        return self._session.credits
+
+    @property
+    def level(self) -> str:
+        """How hard the space is pressed."""
+        return self._session.level
+
+    @property
+    def advised_batch(self) -> int:
+        """How many observations to send at once at that level."""
+        return self._session.advised_batch
+
+    async def observe(
+        self,
+        text: str | None = None,
+        *,
+        vector: Vectors | None = None,
+        confidence: float = 1.0,
+        metadata: Metadata | None = None,
+        observed_at: Time = None,
+        key: str | None = None,
+        sequence: int | None = None,
+        on_overload: OnOverload = "wait",
+        timeout: float | None = None,
+    ) -> Ack:
+        """Store the next observation, or the one with a given sequence. See `Session.observe`.
+
+        Coroutines that run at once take the next sequences in any order; give the sequence where it matters.
+        """
+        return await self._calls(
+            self._session.observe,
+            text,
+            vector=vector,
+            confidence=confidence,
+            metadata=metadata,
+            observed_at=observed_at,
+            key=key,
+            sequence=sequence,
+            on_overload=on_overload,
+            timeout=timeout,
+        )
+
+    async def observe_batch(
+        self,
+        *,
+        texts: Iterable[str | None] | None = None,
+        vectors: Vectors | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        confidence: float | Iterable[float] | None = None,
+        observed_at: Time | Iterable[Time] = None,
+        keys: Iterable[str | None] | None = None,
+        sequence: int | None = None,
+        atomic: bool = True,
+        on_overload: OnOverload = "wait",
+        timeout: float | None = None,
+    ) -> BatchAck:
+        """Store the next observations, or those from a given sequence on. See `Session.observe_batch`."""
+        return await self._calls(
+            self._session.observe_batch,
+            texts=texts,
+            vectors=vectors,
+            metadata=metadata,
+            confidence=confidence,
+            observed_at=observed_at,
+            keys=keys,
+            sequence=sequence,
+            atomic=atomic,
+            on_overload=on_overload,
+            timeout=timeout,
+        )
+
+    async def observe_frame(
+        self, frame: bytes, *, on_overload: OnOverload = "wait", timeout: float | None = None
+    ) -> BatchAck:
+        """Store a frame of the wire. See `Session.observe_frame`."""
+        return await self._calls(self._session.observe_frame, frame, on_overload=on_overload, timeout=timeout)
+
+    async def pause(self) -> None:
+        """Refuse what is sent until `resume`."""
+        await self._calls(self._session.pause)
+
+    async def resume(self) -> None:
+        """Take observations again."""
+        await self._calls(self._session.resume)
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Take no more, and wait until everything taken is committed."""
+        await self._calls(self._session.drain, timeout)
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Drain, and end the session."""
+        await self._calls(self._session.close, timeout)
+
+    async def detach(self) -> None:
+        """Give the session up without ending it."""
+        await self._calls(self._session.detach)
+
+    async def __aenter__(self) -> AsyncSession:
+        """Return the session."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; after an error detach."""
+        await self._calls(self._session.__exit__, kind, error, trace)
+
+    def __repr__(self) -> str:
+        """Show space, state and how far it is committed."""
+        return f"<engram.aio.Async{repr(self._session)[8:]}"

@@ -1,0 +1,155 @@
+//! A session's calls.
+
+use std::sync::Arc;
+
+use engram_core::engine::{Engine, Saying, Spoken};
+use engram_core::error::Error;
+use engram_core::records::FrameView;
+use engram_core::session::Known;
+use engram_core::store::{self, Speaker};
+use pyo3::prelude::*;
+
+use crate::columns::ColumnsIn;
+use crate::engine::Shared;
+use crate::errors::OrRaise;
+use crate::signals::Signals;
+
+#[pyclass(frozen, module = "engram._core")]
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) space: Arc<store::Space>,
+    pub(crate) inner: Arc<Speaker>,
+    pub(crate) epoch: u64,
+}
+
+/// First sequence; runs of sequence, count and first generation (0: not kept); how many were duplicates; what was rejected, and why.
+type Acknowledged = (u64, Vec<(u64, u64, u64)>, u64, Vec<(usize, String)>);
+
+impl Session {
+    fn speaker(&self) -> (&Arc<Speaker>, u64) {
+        (&self.inner, self.epoch)
+    }
+
+    /// Waits for all of what was said.
+    fn outcome(
+        &self,
+        engine: &Engine,
+        saying: &Saying,
+        hashes: &[Option<u64>],
+        signals: &Signals,
+    ) -> Result<(Vec<Known>, u64), Error> {
+        let coming = saying.coming.as_ref().map_or(0, |(count, _)| *count);
+        for (_, ticket) in saying.coming.iter().chain(&saying.fresh) {
+            signals.wait(ticket)?;
+        }
+        let known = engine.core().acknowledged(&self.space, &self.inner, saying.first, hashes)?;
+        Ok((known, saying.known + coming))
+    }
+
+    fn say_spoken(
+        &self,
+        py: Python<'_>,
+        frame: Vec<u8>,
+        first: Option<u64>,
+        whole: bool,
+        timeout_ms: u64,
+    ) -> PyResult<Acknowledged> {
+        let engine = self.shared.engine()?;
+        let signals = Signals::default();
+        let outcome = py.detach(|| {
+            let spoken: Spoken = engine.core().prepare_spoken(&self.space, frame, whole)?;
+            let (hashes, rejected) = (spoken.hashes.clone(), spoken.rejected.clone());
+            let saying = engine.say(&self.space, self.speaker(), first, spoken, timeout_ms, &|| signals.look())?;
+            let (known, duplicates) = self.outcome(engine, &saying, &hashes, &signals)?;
+            Ok((saying.first, known, duplicates, rejected))
+        });
+        let (first, known, duplicates, rejected) = signals.raise(outcome)?;
+        let runs = known.iter().map(|k| (k.first, k.count, k.generation.map_or(0, |g| g.0))).collect();
+        Ok((first, runs, duplicates, rejected.into_iter().map(|(i, e)| (i, e.to_string())).collect()))
+    }
+}
+
+impl Drop for Session {
+    /// Nobody speaks any more: it can be attached by its token, and expire.
+    fn drop(&mut self) {
+        if let Ok(engine) = self.shared.engine() {
+            engine.core().detach(&self.inner, self.epoch);
+        }
+    }
+}
+
+#[pymethods]
+impl Session {
+    #[getter]
+    fn token(&self) -> PyResult<String> {
+        Ok(self.shared.engine()?.core().token(&self.space, self.inner.id))
+    }
+
+    #[getter]
+    fn priority(&self) -> &'static str {
+        self.inner.priority.name()
+    }
+
+    #[getter]
+    fn state(&self) -> &'static str {
+        let section = self.inner.section();
+        if section.epoch == self.epoch { section.state.name() } else { "FENCED" }
+    }
+
+    /// Admitted, committed.
+    fn sequences(&self) -> (u64, u64) {
+        let section = self.inner.section();
+        (section.admitted(), section.window.committed())
+    }
+
+    /// Observations and bytes that may be sent without being refused, as it stands.
+    fn credits(&self) -> PyResult<(u64, u64)> {
+        Ok(self.shared.engine()?.core().credits(&self.space, &self.inner))
+    }
+
+    #[pyo3(signature = (columns, first, whole, timeout_ms))]
+    fn say(
+        &self,
+        py: Python<'_>,
+        columns: ColumnsIn<'_>,
+        first: Option<u64>,
+        whole: bool,
+        timeout_ms: u64,
+    ) -> PyResult<Acknowledged> {
+        let engine = self.shared.engine()?;
+        let frame = columns.frame(self.space.options.dim as usize, engine.core().config.metadata_depth_max)?;
+        self.say_spoken(py, frame, first, whole, timeout_ms)
+    }
+
+    /// A frame as the wire carries it; its own first sequence counts.
+    #[pyo3(signature = (frame, timeout_ms))]
+    fn say_frame(&self, py: Python<'_>, frame: &[u8], timeout_ms: u64) -> PyResult<Acknowledged> {
+        let first = FrameView::parse(frame).or_raise()?.first_sequence();
+        self.say_spoken(py, frame.to_vec(), Some(first), false, timeout_ms)
+    }
+
+    fn pause(&self, paused: bool) -> PyResult<()> {
+        self.shared.engine()?.core().pause(&self.inner, self.epoch, paused).or_raise()
+    }
+
+    fn detach(&self) -> PyResult<()> {
+        self.shared.engine()?.core().detach(&self.inner, self.epoch);
+        Ok(())
+    }
+
+    #[pyo3(signature = (timeout_ms))]
+    fn drain(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {
+        let engine = self.shared.engine()?;
+        let signals = Signals::default();
+        let drained = py.detach(|| engine.drain_session(&self.space, self.speaker(), timeout_ms, &|| signals.look()));
+        signals.raise(drained)
+    }
+
+    #[pyo3(signature = (timeout_ms))]
+    fn end(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {
+        let engine = self.shared.engine()?;
+        let signals = Signals::default();
+        let ended = py.detach(|| engine.end_session(&self.space, self.speaker(), timeout_ms, &|| signals.look()));
+        signals.raise(ended)
+    }
+}

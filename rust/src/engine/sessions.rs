@@ -1,0 +1,288 @@
+//! What a session's speaker uses: open, attach, say, pause, drain, end (S1–S8). No call here waits; waiting is in `workers`.
+
+use std::sync::Arc;
+
+use super::calls::Prepared;
+use super::core::Core;
+use crate::error::Error;
+use crate::queue::{Committed, Reply, Ticket};
+use crate::records::{FrameView, check_frame, check_items};
+use crate::session::{Known, Priority, Session, SessionState, Token, Window};
+use crate::store::{Attached, Order, Piece, Space, Speaker};
+use crate::types::{Config, Metric, SessionId};
+
+/// What is known of a frame that was said.
+pub struct Saying {
+    /// Sequence of its first item.
+    pub first: u64,
+    /// So many at its front had been committed before.
+    pub known: u64,
+    /// So many more were under way, and the ticket that says when they are committed.
+    pub coming: Option<(u64, Arc<Ticket<Committed>>)>,
+    /// The rest is new.
+    pub fresh: Option<(u64, Arc<Ticket<Committed>>)>,
+}
+
+/// A frame, checked item by item.
+pub struct Spoken {
+    pub prepared: Box<Prepared>,
+    /// Of each item; none for one that is not valid.
+    pub hashes: Vec<Option<u64>>,
+    /// Items that are not valid: they take a sequence and a generation, and hold nothing.
+    pub rejected: Vec<(usize, Error)>,
+}
+
+/// What came of an attempt to say something.
+pub enum Speech {
+    Said(Saying),
+    /// No permit now; nothing was consumed.
+    Full(&'static str),
+}
+
+impl Core {
+    pub fn token(&self, space: &Space, session: SessionId) -> String {
+        let incarnation = space.state().incarnation;
+        Token { space: space.options.id, session, incarnation }.sign(&self.key)
+    }
+
+    /// Orders a new session; None: too many orders are on their way.
+    pub fn submit_open(
+        &self,
+        space: &Arc<Space>,
+        priority: Priority,
+        principal: &str,
+    ) -> Result<Option<(Arc<Speaker>, Arc<Ticket<Attached>>)>, Error> {
+        self.may_attach(space)?;
+        if space.sessions.len() as u64 >= self.config.sessions_kept_max {
+            let message = format!("the space keeps {} sessions, the limit", self.config.sessions_kept_max);
+            return Err(Error::TooLarge { field: "sessions", index: None, message });
+        }
+        let id = loop {
+            let id = SessionId(self.env.random.next_u64().max(1));
+            if space.sessions.get(id).is_none() {
+                break id;
+            }
+        };
+        let session = Arc::new(Session::new(id, priority, principal.to_owned(), 0, Window::default(), 0));
+        let ticket = Arc::new(Ticket::default());
+        let reply = Reply::new(Arc::clone(&ticket));
+        let order = Order::Open { session: Arc::clone(&session), reply };
+        Ok(self.order(space, order)?.is_none().then_some((session, ticket)))
+    }
+
+    /// Orders that a session's speaker is now whoever has this token. `acknowledged`: the last sequence it was told of.
+    pub fn submit_attach(
+        &self,
+        space: &Arc<Space>,
+        token: &str,
+        principal: &str,
+        acknowledged: Option<u64>,
+    ) -> Result<Option<(Arc<Speaker>, Arc<Ticket<Attached>>)>, Error> {
+        let token = Token::verify(token, &self.key)?;
+        if token.space != space.options.id {
+            return Err(Error::invalid("resume", format!("the token is not one of space {:?}", space.options.name)));
+        }
+        let gone = || Error::SessionExpired { reason: "it was closed, or has expired".to_owned() };
+        let session = space.sessions.get(token.session).ok_or_else(gone)?;
+        if session.principal != principal {
+            return Err(Error::invalid("resume", "the session is another principal's".to_owned()));
+        }
+        if acknowledged.is_none() && token.incarnation != space.state().incarnation {
+            // What was acknowledged to whoever holds the token may be lost: it must say what it knows (D11).
+            return Err(Error::DataLoss { committed: session.section().window.committed() });
+        }
+        if session.section().state == SessionState::Detached {
+            self.may_attach(space)?;
+        }
+        let ticket = Arc::new(Ticket::default());
+        let reply = Reply::new(Arc::clone(&ticket));
+        let order = Order::Attach { session: Arc::clone(&session), acknowledged, reply };
+        Ok(self.order(space, order)?.is_none().then_some((session, ticket)))
+    }
+
+    fn may_attach(&self, space: &Space) -> Result<(), Error> {
+        let max = self.config.sessions_attached_max;
+        if space.sessions.attached() as u64 >= max {
+            let message = format!("the space has {max} attached sessions, the limit; close some, or wait");
+            return Err(Error::TooLarge { field: "sessions", index: None, message });
+        }
+        Ok(())
+    }
+
+    /// Orders a session's end, by its speaker or because it has expired.
+    pub fn submit_end(
+        &self,
+        space: &Arc<Space>,
+        session: &Arc<Speaker>,
+        epoch: Option<u64>,
+    ) -> Result<Option<Arc<Ticket<Committed>>>, Error> {
+        let ticket = Arc::new(Ticket::default());
+        let reply = Reply::new(Arc::clone(&ticket));
+        let order = Order::End { session: Arc::clone(session), epoch, reply };
+        Ok(self.order(space, order)?.is_none().then_some(ticket))
+    }
+
+    /// Validates a session's frame: what is wrong with an item makes a void of it, not a refusal (O1). `whole`: it is one all the same.
+    pub fn prepare_spoken(&self, space: &Space, frame: Vec<u8>, whole: bool) -> Result<Spoken, Error> {
+        self.check_open()?;
+        let (dim, metric) = (space.options.dim, space.options.metric);
+        let (view, rejected) =
+            if whole { (FrameView::default(), Vec::new()) } else { check_items(&frame, dim, metric, &self.config)? };
+        if rejected.is_empty() {
+            let checked = check_frame(&frame, dim, metric, &self.config)?;
+            let hashes = checked.hashes.iter().map(|h| Some(*h)).collect();
+            let prepared =
+                self.fits(space, vec![Piece::Rows { frame: Arc::new(frame), checked: Box::new(checked) }])?;
+            return Ok(Spoken { prepared, hashes, rejected });
+        }
+        let bad: Vec<bool> = {
+            let mut bad = vec![false; view.count()];
+            rejected.iter().for_each(|(i, _)| bad[*i] = true);
+            bad
+        };
+        let (mut pieces, mut hashes, mut at) = (Vec::new(), Vec::new(), 0);
+        for run in bad.chunk_by(|a, b| a == b) {
+            let to = at + run.len();
+            if run[0] {
+                pieces.push(Piece::Voids(run.len() as u64));
+                hashes.extend(run.iter().map(|_| None));
+            } else {
+                let frame = view.slice(&frame, at, to);
+                let checked = check_frame(&frame, dim, metric, &self.config)?;
+                hashes.extend(checked.hashes.iter().map(|h| Some(*h)));
+                pieces.push(Piece::Rows { frame: Arc::new(frame), checked: Box::new(checked) });
+            }
+            at = to;
+        }
+        Ok(Spoken { prepared: self.fits(space, pieces)?, hashes, rejected })
+    }
+
+    /// Says a frame: checks the sequence, takes the permit and pushes in one critical section, or does nothing (O2). `first` None: the next.
+    pub fn say(
+        &self,
+        space: &Arc<Space>,
+        session: &Arc<Speaker>,
+        epoch: u64,
+        first: Option<u64>,
+        spoken: &mut Spoken,
+    ) -> Result<Speech, Error> {
+        let partition = self.writable(space)?;
+        let count = spoken.hashes.len() as u64;
+        let peeked = session.section().place(epoch, first, count)?;
+        // Before anything is consumed; what is under way is compared when it is committed.
+        self.acknowledged(space, session, peeked.first, &spoken.hashes[..peeked.known as usize])?;
+        let mut section = session.section();
+        let placed = section.place(epoch, first, count)?;
+        let mut saying = Saying { first: placed.first, known: placed.known, coming: None, fresh: None };
+        if placed.fresh > 0 {
+            let mut rest = None;
+            if placed.fresh < count {
+                let config = (space.options.dim, space.options.metric, &self.config);
+                rest = Some(spoken.prepared.rest((count - placed.fresh) as usize, config)?);
+            }
+            if let Some(reason) = self.permit(space, rest.as_ref().unwrap_or(&spoken.prepared))? {
+                return Ok(Speech::Full(reason));
+            }
+            let whole = || Prepared { pieces: std::mem::take(&mut spoken.prepared.pieces) };
+            let prepared = rest.unwrap_or_else(whole);
+            let stamp = section.push(placed.fresh);
+            let ticket = self.push(space, partition, prepared, Some((Arc::clone(session), stamp)));
+            saying.fresh = Some((placed.fresh, ticket));
+        }
+        if placed.coming > 0 {
+            let ticket = Arc::new(Ticket::default());
+            section.join(placed.first + placed.known + placed.coming - 1, Reply::new(Arc::clone(&ticket)));
+            saying.coming = Some((placed.coming, ticket));
+        }
+        Ok(Speech::Said(saying))
+    }
+
+    /// The ids of what is committed already, where they are kept; other content is an error (S3).
+    pub fn acknowledged(
+        &self,
+        space: &Space,
+        session: &Speaker,
+        first: u64,
+        hashes: &[Option<u64>],
+    ) -> Result<Vec<Known>, Error> {
+        if hashes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let known = session.section().window.find(first, hashes.len() as u64);
+        let view = space.view();
+        for run in &known {
+            let Some(generation) = run.generation else { continue };
+            for i in 0..run.count {
+                let sequence = run.first + i;
+                let row = view.version(generation.plus(i), view.watermark()).inspect_err(|e| space.note_damage(e))?;
+                let said = hashes[(sequence - first) as usize];
+                // A void, or a row that is not kept any more, cannot be compared.
+                if row.is_some_and(|(row, _)| said != Some(row.hash)) {
+                    return Err(Error::SequenceConflict { sequence });
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    /// What a speaker may send without being refused, as it stands: a window, not a reservation (P3).
+    pub fn credits(&self, space: &Space, session: &Speaker) -> (u64, u64) {
+        if session.section().state != SessionState::Active {
+            return (0, 0);
+        }
+        let share = [1.0, 0.5, 0.125, 0.0][space.level(self.now()) as usize];
+        let (observations, bytes) = space.depth.room();
+        let part = |room: u64, most: u64| (room.min(most) as f64 * share) as u64;
+        (part(observations, self.config.batch_items_max as u64), part(bytes, self.config.batch_bytes_max as u64))
+    }
+
+    /// Pauses or resumes a session (S8).
+    pub fn pause(&self, session: &Speaker, epoch: u64, paused: bool) -> Result<(), Error> {
+        let mut section = session.section();
+        section.speaks(epoch)?;
+        section.state = match (section.state, paused) {
+            (SessionState::Draining, _) => return Err(Error::Closed { what: "the session".to_owned() }),
+            (_, true) => SessionState::Paused,
+            (_, false) => SessionState::Active,
+        };
+        Ok(())
+    }
+
+    /// Nobody speaks for the session any more; what is admitted goes on.
+    pub fn detach(&self, session: &Speaker, epoch: u64) {
+        let mut section = session.section();
+        if section.speaks(epoch).is_ok() {
+            section.state = SessionState::Detached;
+        }
+    }
+
+    /// Takes no more; true when everything is committed (S7).
+    pub fn drain(&self, session: &Speaker, epoch: u64) -> Result<bool, Error> {
+        let mut section = session.section();
+        section.speaks(epoch)?;
+        section.state = SessionState::Draining;
+        Ok(section.is_drained())
+    }
+}
+
+impl Prepared {
+    /// Without the first `n` items.
+    fn rest(&self, n: usize, (dim, metric, config): (u32, Metric, &Config)) -> Result<Self, Error> {
+        let (mut left, mut pieces) = (n, Vec::new());
+        for piece in &self.pieces {
+            let count = piece.count() as usize;
+            let skip = left.min(count);
+            left -= skip;
+            pieces.extend(match piece {
+                _ if skip == count => None,
+                Piece::Voids(_) => Some(Piece::Voids((count - skip) as u64)),
+                Piece::Rows { frame, checked } => {
+                    let frame = checked.view.slice(frame, skip, count);
+                    let checked = check_frame(&frame, dim, metric, config)?;
+                    Some(Piece::Rows { frame: Arc::new(frame), checked: Box::new(checked) })
+                }
+            });
+        }
+        Ok(Self { pieces })
+    }
+}

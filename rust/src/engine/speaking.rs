@@ -1,0 +1,149 @@
+//! Orders and sessions for callers that wait: for a place, for a permit, for the outcome (P8). Waiting holds nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::sessions::{Saying, Speech, Spoken};
+use super::workers::{Engine, Pulse, SLICE};
+use crate::error::Error;
+use crate::queue::{Committed, Ticket};
+use crate::session::Priority;
+use crate::store::{Attached, Space, Speaker, Wanted};
+
+/// How a session is taken up: a new one, or an older one by its token.
+pub enum TakeUp<'a> {
+    Open(Priority),
+    /// The token, and the last sequence its speaker knows to be acknowledged.
+    Attach(&'a str, Option<u64>),
+}
+
+impl Engine {
+    /// Tries until there is a place, at most `timeout_ms`; then drives what was ordered.
+    fn ordered<T, U: Clone>(
+        &self,
+        space: &Arc<Space>,
+        timeout_ms: u64,
+        pulse: Pulse<'_>,
+        mut order: impl FnMut() -> Result<Option<(T, Arc<Ticket<U>>)>, Error>,
+    ) -> Result<(T, Arc<Ticket<U>>), Error> {
+        let index = space.options.partition.0 as usize;
+        let until = self.core.now().saturating_add(timeout_ms.saturating_mul(1_000_000));
+        loop {
+            if let Some((made, ticket)) = order()? {
+                self.help(index, &ticket);
+                return Ok((made, ticket));
+            }
+            if self.core.now() >= until {
+                return Err(self.core.too_many_orders(space));
+            }
+            self.core.drive(index);
+            space.gate.wait(SLICE, || false);
+            pulse()?;
+        }
+    }
+
+    /// Waits for a place in the control lane, at most `timeout_ms`, then pushes (K3).
+    pub fn submit_forget(
+        &self,
+        space: &Arc<Space>,
+        wanted: Wanted,
+        timeout_ms: u64,
+        pulse: Pulse<'_>,
+    ) -> Result<Arc<Ticket<Committed>>, Error> {
+        let mut waiting = Some(wanted);
+        let order = || {
+            let Some(wanted) = waiting.take() else { return Ok(None) };
+            match self.core.submit_forget(space, wanted)? {
+                Ok(ticket) => Ok(Some(((), ticket))),
+                Err(back) => {
+                    waiting = Some(back);
+                    Ok(None)
+                }
+            }
+        };
+        self.ordered(space, timeout_ms, pulse, order).map(|((), ticket)| ticket)
+    }
+
+    /// Opens a session, or attaches to one; returns when that is durable (S1, S4).
+    pub fn take_up(
+        &self,
+        space: &Arc<Space>,
+        how: &TakeUp<'_>,
+        principal: &str,
+        timeout_ms: u64,
+        pulse: Pulse<'_>,
+    ) -> Result<(Arc<Speaker>, Attached), Error> {
+        let order = || match how {
+            TakeUp::Open(priority) => self.core.submit_open(space, *priority, principal),
+            TakeUp::Attach(token, acknowledged) => self.core.submit_attach(space, token, principal, *acknowledged),
+        };
+        let (session, ticket) = self.ordered(space, timeout_ms, pulse, order)?;
+        Ok((session, self.wait(&ticket, pulse)?))
+    }
+
+    /// Waits for a permit, at most `timeout_ms`, then says the frame (O2, P8).
+    pub fn say(
+        &self,
+        space: &Arc<Space>,
+        (session, epoch): (&Arc<Speaker>, u64),
+        first: Option<u64>,
+        mut spoken: Spoken,
+        timeout_ms: u64,
+        pulse: Pulse<'_>,
+    ) -> Result<Saying, Error> {
+        let begun = self.core.now();
+        let index = space.options.partition.0 as usize;
+        loop {
+            let reason = match self.core.say(space, session, epoch, first, &mut spoken)? {
+                Speech::Said(saying) => {
+                    let ticket = saying.fresh.as_ref().or(saying.coming.as_ref()).map(|(_, ticket)| ticket);
+                    ticket.into_iter().for_each(|ticket| self.help(index, ticket));
+                    return Ok(saying);
+                }
+                Speech::Full(reason) => reason,
+            };
+            let waited_ms = (self.core.now() - begun) / 1_000_000;
+            if waited_ms >= timeout_ms {
+                let full = self.core.maintenance_error().filter(Error::is_disk_full);
+                return Err(full.unwrap_or_else(|| self.core.overloaded(space, &spoken.prepared, reason)));
+            }
+            self.core.scheduler.wake(crate::env::Task::Maintenance);
+            self.core.drive(index);
+            space.gate.wait(SLICE.min(Duration::from_millis(timeout_ms - waited_ms)), || false);
+            pulse()?;
+        }
+    }
+
+    /// Waits until all that the session has admitted is committed (S7), at most `timeout_ms`.
+    pub fn drain_session(
+        &self,
+        space: &Arc<Space>,
+        (session, epoch): (&Arc<Speaker>, u64),
+        timeout_ms: u64,
+        pulse: Pulse<'_>,
+    ) -> Result<(), Error> {
+        let until = self.core.now().saturating_add(timeout_ms.saturating_mul(1_000_000));
+        while !self.core.drain(session, epoch)? {
+            if self.core.now() >= until {
+                return Err(Error::Timeout { what: "draining the session".to_owned() });
+            }
+            self.core.drive(space.options.partition.0 as usize);
+            space.gate.wait(SLICE, || false);
+            pulse()?;
+        }
+        Ok(())
+    }
+
+    /// Ends a drained session: its record is gone when this returns.
+    pub fn end_session(
+        &self,
+        space: &Arc<Space>,
+        (session, epoch): (&Arc<Speaker>, u64),
+        timeout_ms: u64,
+        pulse: Pulse<'_>,
+    ) -> Result<(), Error> {
+        let order = || Ok(self.core.submit_end(space, session, Some(epoch))?.map(|ticket| ((), ticket)));
+        let ((), ticket) = self.ordered(space, timeout_ms, pulse, order)?;
+        self.wait(&ticket, pulse).map(|_| ())
+    }
+}
