@@ -38,13 +38,13 @@ fn permits() {
 #[test]
 fn nothing_lies_unannounced() {
     loom::model(|| {
-        let lane = Arc::new(Lane::default());
+        let lane = Arc::new(Lane::<u64, 1>::default());
         let announced = Arc::new(Mutex::new(0));
         let producers: Vec<_> = (0..2)
             .map(|i| {
                 let (lane, announced) = (Arc::clone(&lane), Arc::clone(&announced));
                 thread::spawn(move || {
-                    if lane.push(i) {
+                    if lane.push(0, i) {
                         *announced.lock().unwrap() += 1;
                     }
                 })

@@ -326,3 +326,33 @@ fn a_full_disk_sets_a_session_back() {
     assert!(again.outcome().unwrap().is_ok());
     assert_eq!(rig.core.count(&space, Reading::default()).unwrap(), at + 199);
 }
+
+/// O3: the urgent go first, by weight, and the others are not starved.
+#[test]
+fn priorities_are_served_by_weight() {
+    let rig = Rig::new(Config { partitions: 1, quantum_bytes: 2_000, group_bytes_max: 2_600, ..tiny() });
+    rig.create("a", Durability::Sync);
+    let space = rig.core.space("a").unwrap();
+    let open = |priority| {
+        let (session, ticket) = rig.core.submit_open(&space, priority, "").unwrap().unwrap();
+        rig.turns(10);
+        (session, ticket.outcome().unwrap().unwrap().epoch)
+    };
+    let sessions = [Priority::Low, Priority::Normal, Priority::High].map(open);
+    for (session, epoch) in &sessions {
+        for uid in 1..=200 {
+            let mut spoken = rig.core.prepare_spoken(&space, common::frame_of(&[uid], false), false).unwrap();
+            let said = rig.core.say(&space, session, *epoch, None, &mut spoken);
+            assert!(matches!(said, Ok(Speech::Said(_))));
+        }
+    }
+    let committed = || sessions.each_ref().map(|(session, _)| session.section().window.committed());
+    while committed()[2] < 150 {
+        rig.turn();
+    }
+    let [low, normal, high] = committed();
+    assert!(normal * 3 < high * 2 && normal * 3 > high, "about half: {low} {normal} {high}");
+    assert!(low * 4 < high && low >= 10, "little, and not nothing: {low} {normal} {high}");
+    rig.turns(500);
+    assert_eq!(committed(), [200; 3]);
+}

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,43 @@ def test_ingest_takes_keys(tmp_path: Path) -> None:
     ran = engram_command(tmp_path, "ingest", str(lines), "-s", "s", "--json")
     assert ran.returncode == 2, ran.stderr
     assert "key must be a string" in ran.stdout + ran.stderr
+
+
+def test_ingest_goes_on_after_kills_and_stores_each_row_once(tmp_path: Path) -> None:
+    """S4: kill -9 in mid-stream, again and again; in the end every row is there, once, in order."""
+    count = 2_000
+    lines = [json.dumps({"text": f"row {n}", "vector": [n + 1, 1]}) + "\n" for n in range(count)]
+    command = [SCRIPT, "ingest", "-", "-s", "s", "--batch", "16", "--resume", "position", "--json"]
+    reached = [0]
+    for cut in (7, 400, 900, 901, 1_500, 1_990):
+        with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, text=True, bufsize=1) as process:
+            assert process.stdin is not None
+            process.stdin.writelines(lines[:cut])
+            if cut >= 16:
+                wait_until((tmp_path / "position").exists)
+            process.kill()
+        if (tmp_path / "memories" / "MANIFEST").exists():
+            with engram.open(tmp_path / "memories") as engine:
+                stored = [memory.text for memory in engine.space("s", dim=2).list()]
+            assert stored == [f"row {n}" for n in range(len(stored))]
+            reached.append(len(stored))
+    assert reached == sorted(reached)
+    assert reached[-1] > 0
+    ran = engram_command(tmp_path, *map(str, command[1:]), stdin="".join(lines))
+    done = document(ran)
+    assert (done["stored"] + done["skipped"], done["skipped"]) == (count, reached[-1])
+    assert not (tmp_path / "position").exists()
+    with engram.open(tmp_path / "memories") as engine:
+        assert [memory.text for memory in engine.space("s").list()] == [f"row {n}" for n in range(count)]
+
+    (tmp_path / "position").write_text("not a token\n")
+    refused = engram_command(tmp_path, *map(str, command[1:-1]), stdin=lines[0])
+    assert refused.returncode == 2
+    assert "remove the file" in " ".join(refused.stderr.split())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.005)

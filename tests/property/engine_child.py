@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,6 +55,7 @@ class Calls:
     def __init__(self) -> None:
         self.engine: engram.Engine | None = None
         self.snapshots: dict[int, engram.Snapshot] = {}
+        self.sessions: dict[int, engram.Session] = {}
 
     def _engine(self) -> engram.Engine:
         assert self.engine is not None
@@ -62,6 +64,7 @@ class Calls:
     def open(self, path: str, limits: dict[str, int]) -> dict[str, Any]:
         self.engine = engram.open(path, limits=limits)
         self.snapshots.clear()
+        self.sessions.clear()
         return self.engine.report
 
     def close(self) -> None:
@@ -85,6 +88,26 @@ class Calls:
     def observe_batch(self, name: str, **options: Any) -> tuple[list[int], list[int]]:
         ack = self._engine().space(name).observe_batch(**options)
         return ack.memory_ids.tolist(), [index for index, _ in ack.rejected]
+
+    def session(self, name: str, **options: Any) -> tuple[int, str]:
+        session = self._engine().space(name).session(**options)
+        self.sessions[len(self.sessions)] = session
+        return len(self.sessions) - 1, session.token
+
+    def committed(self, handle: int) -> int:
+        return self.sessions[handle].committed
+
+    def say(self, handle: int, texts: list[str], first: int) -> tuple[list[int], bool]:
+        ack = self.sessions[handle].observe_batch(texts=texts, sequence=first)
+        return ack.memory_ids.tolist(), ack.duplicate
+
+    def say_at_once(self, work: list[tuple[int, list[str], int]]) -> list[list[int]]:
+        def speak(handle: int, texts: list[str], first: int) -> list[int]:
+            session = self.sessions[handle]
+            return [session.observe(text, sequence=first + n).memory_id for n, text in enumerate(texts)]
+
+        with ThreadPoolExecutor(len(work)) as pool:
+            return [done.result() for done in [pool.submit(speak, *one) for one in work]]
 
     def forget(self, name: str, memory_id: Any = None, **options: Any) -> int:
         return self._engine().space(name).forget(memory_id, **options)

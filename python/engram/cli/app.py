@@ -65,6 +65,9 @@ def ingest(
     texts: Annotated[Path | None, typer.Option(help="JSON lines that go with the rows of a .npy file.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=16_384, help="Observations stored at once.")] = 256,
     durability: Annotated[str | None, typer.Option(help="sync, os or memory.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Remember in this file how far it came; run again, it goes on from there.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Store observations from a file.
@@ -83,7 +86,7 @@ def ingest(
     ):
         task = bar.add_task(space, total=total)
         open_space = _space_opener(engine, space, dim, metric, durability)
-        work = Ingest(open_space, lambda count: bar.update(task, advance=count))
+        work = Ingest(open_space, lambda count: bar.update(task, advance=count), resume)
         try:
             work.run(source_rows, batch)
         except KeyboardInterrupt:
@@ -94,7 +97,14 @@ def ingest(
     if as_json:
         ids = None if work.first_id is None else [work.first_id, work.last_id]
         output.document(
-            {"space": space, "stored": work.stored, "ids": ids, "seconds": seconds, "observations_per_second": rate}
+            {
+                "space": space,
+                "stored": work.stored,
+                "skipped": work.skipped,
+                "ids": ids,
+                "seconds": seconds,
+                "observations_per_second": rate,
+            }
         )
     else:
         which = "" if work.first_id is None else f", ids {work.first_id} to {work.last_id}"

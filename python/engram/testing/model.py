@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ModelSpace", "Observation"]
+__all__ = ["ModelSession", "ModelSpace", "Observation"]
 
 _TIE = 1e-6
 
@@ -161,3 +161,45 @@ class ModelSpace:
             at = place[found]
             if abs(scores[at] - scores[wanted]) > ties[at] + ties[wanted]:
                 raise AssertionError(f"{found} ({scores[at]}) where {known[wanted]} ({scores[wanted]}) belongs")
+
+
+class ModelSession:
+    """A stream: what it says at each sequence, and what it was told.
+
+    Parameters
+    ----------
+    stream : int
+        Tells its texts from those of other streams.
+
+    Attributes
+    ----------
+    ids : dict of int to int
+        The id that each acknowledged sequence was told to have.
+    """
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+        self.ids: dict[int, int] = {}
+
+    @property
+    def acknowledged(self) -> int:
+        """The last sequence that was acknowledged."""
+        return max(self.ids, default=0)
+
+    def text(self, sequence: int) -> str:
+        """Return what the stream says at a sequence."""
+        return f"{self.stream}: {sequence} " + "." * (sequence % 60)
+
+    def acknowledge(self, first: int, ids: Sequence[int]) -> None:
+        """Take an acknowledgement; complain if a sequence was told another id before. 0: its id is not kept."""
+        for sequence, row in enumerate(ids, first):
+            if row and self.ids.setdefault(sequence, row) != row:
+                raise AssertionError(f"sequence {sequence} has another id: {row}, not {self.ids[sequence]}")
+
+    def check(self, rows: Sequence[int]) -> None:
+        """Complain unless `rows`, the ids of the stream's memories in order, are those that were acknowledged."""
+        if self.acknowledged > len(rows):
+            raise AssertionError(f"{self.acknowledged} were acknowledged, {len(rows)} are there")
+        for sequence, row in self.ids.items():
+            if rows[sequence - 1] != row:
+                raise AssertionError(f"sequence {sequence} has another id: {rows[sequence - 1]}, not {row}")

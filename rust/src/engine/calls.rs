@@ -9,7 +9,7 @@ use super::workers::Pulse;
 use crate::error::Error;
 use crate::queue::{Committed, Level, Reply, Ticket, retry_after_ms};
 use crate::records::{Filter, check_frame};
-use crate::session::Stamp;
+use crate::session::{Priority, Stamp};
 use crate::store::{Batch, Control, Order, Piece, Space, Speaker, Wanted, permits};
 use crate::types::{DIM_MAX, Generation, check_space_name};
 
@@ -112,8 +112,9 @@ impl Core {
     ) -> Arc<Ticket<Committed>> {
         let ticket = Arc::new(Ticket::default());
         let reply = Reply::new(Arc::clone(&ticket));
+        let priority = speaker.as_ref().map_or(Priority::default(), |(session, _)| session.priority);
         let batch = Batch { admitted_at: self.now(), pieces: prepared.pieces, speaker, reply };
-        if space.lane.push(batch) {
+        if space.lane.push(priority as usize, batch) {
             partition.ready.push(space.options.id);
         }
         ticket
@@ -191,7 +192,7 @@ impl Core {
             space.controls_depth.release(1, bytes);
             return Err(error);
         }
-        if space.controls.push(Control { bytes, order }) {
+        if space.controls.push(0, Control { bytes, order }) {
             partition.controls.push(space.options.id);
         }
         Ok(None)

@@ -1,4 +1,4 @@
-//! A space's lane, and the flag that says whether the writer already knows of it.
+//! A space's lanes, and the flag that says whether the writer already knows of it.
 //!
 //! Push, then announce; the writer drains, then `settle`s. Both sides swap the flag: of two swaps one reads the other's. Either the
 //! pusher finds the flag down and announces, or the writer, who lowered it after that, finds the push. Nothing can lie in a lane
@@ -40,39 +40,45 @@ mod modelled {
     }
 }
 
+/// `N` queues, the more urgent first, behind one flag.
 #[derive(Debug)]
-pub struct Lane<T> {
-    queue: SegQueue<T>,
+pub struct Lane<T, const N: usize = 1> {
+    queues: [SegQueue<T>; N],
     announced: AtomicBool,
 }
 
-impl<T> Default for Lane<T> {
+impl<T, const N: usize> Default for Lane<T, N> {
     fn default() -> Self {
-        Self { queue: SegQueue::new(), announced: AtomicBool::new(false) }
+        Self { queues: std::array::from_fn(|_| SegQueue::new()), announced: AtomicBool::new(false) }
     }
 }
 
-impl<T> Lane<T> {
+impl<T, const N: usize> Lane<T, N> {
     /// True: the caller must put the lane on the writer's list.
     #[must_use]
-    pub fn push(&self, item: T) -> bool {
-        self.queue.push(item);
+    pub fn push(&self, queue: usize, item: T) -> bool {
+        self.queues[queue].push(item);
         !self.announced.swap(true, Ordering::SeqCst)
     }
 
+    pub fn pop_from(&self, queue: usize) -> Option<T> {
+        self.queues[queue].pop()
+    }
+
+    /// The first of the most urgent.
     pub fn pop(&self) -> Option<T> {
-        self.queue.pop()
+        self.queues.iter().find_map(SegQueue::pop)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queues.iter().all(SegQueue::is_empty)
     }
 
     /// After draining. True: there is more, the lane stays announced and goes back on the list.
     #[must_use]
     pub fn settle(&self) -> bool {
         self.announced.swap(false, Ordering::SeqCst);
-        !self.queue.is_empty() && !self.announced.swap(true, Ordering::SeqCst)
+        !self.is_empty() && !self.announced.swap(true, Ordering::SeqCst)
     }
 }
 
@@ -83,7 +89,7 @@ mod tests {
 
     #[test]
     fn nothing_stays_unannounced() {
-        let lane = Lane::default();
+        let lane = Lane::<usize, 3>::default();
         let list = SegQueue::new();
         let taken = AtomicUsize::new(0);
         const ALL: usize = 40_000;
@@ -91,7 +97,7 @@ mod tests {
             for _ in 0..4 {
                 s.spawn(|| {
                     for i in 0..ALL / 4 {
-                        if lane.push(i) {
+                        if lane.push(i % 3, i) {
                             list.push(());
                         }
                     }

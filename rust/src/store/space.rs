@@ -39,7 +39,8 @@ pub struct SpaceState {
 pub struct Space {
     pub options: SpaceOptions,
     pub durability: Durability,
-    pub lane: Lane<Batch>,
+    /// By priority of the session; without one it is the middle.
+    pub lane: Lane<Batch, 3>,
     pub depth: Depth,
     pub controls: Lane<Control>,
     pub controls_depth: Depth,

@@ -24,6 +24,8 @@ use crate::wal::{
 /// Bytes of an observe record beside its frame, for counting room, and of each item in it: its hash and what it may supersede.
 const RECORD_EXTRA: u64 = 64;
 const ITEM_EXTRA: u64 = 8 + 12;
+/// Of a space's turn: for high, normal and low priority.
+const WEIGHTS: [u64; 3] = [8, 4, 1];
 
 pub(super) enum Change {
     /// `supersedes`: a list a piece.
@@ -82,13 +84,8 @@ impl Writer {
             let Some(space) = core.spaces.get(id) else {
                 continue;
             };
-            let begin = self.building.builder.body_len();
             let quantum = space.level(now).quantum(core.config.quantum_bytes) as u64;
-            let mut full = false;
-            while !full && self.building.builder.body_len() - begin < quantum {
-                let Some(batch) = space.lane.pop() else { break };
-                full = !self.add(core, partition, &space, batch);
-            }
+            let full = !self.turn(core, partition, &space, quantum);
             if space.lane.settle() {
                 partition.ready.push(id);
             }
@@ -97,6 +94,31 @@ impl Writer {
             }
         }
         !partition.ready.is_empty() || !partition.controls.is_empty()
+    }
+
+    /// A space's turn: its lanes by weight, each at least one batch, so that none is starved; then what is left, the more urgent first (O3).
+    /// False: the group is full.
+    fn turn(&mut self, core: &Core, partition: &Partition, space: &Arc<Space>, quantum: u64) -> bool {
+        let begin = self.building.builder.body_len();
+        for (lane, weight) in WEIGHTS.into_iter().enumerate() {
+            let (from, share) = (self.building.builder.body_len(), quantum * weight / WEIGHTS.iter().sum::<u64>());
+            while let Some(batch) = space.lane.pop_from(lane) {
+                if !self.add(core, partition, space, batch) {
+                    return false;
+                }
+                if self.building.builder.body_len() - from >= share {
+                    break;
+                }
+            }
+        }
+        while self.building.builder.body_len() - begin < quantum
+            && let Some(batch) = space.lane.pop()
+        {
+            if !self.add(core, partition, space, batch) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Numbers a batch into the group under construction. False: the group is full, or there is no room; the batch is held.

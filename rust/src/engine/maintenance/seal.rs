@@ -15,6 +15,7 @@ use super::plan::{Goal, PlannedSpace, capture, plan_space, sharp_position};
 use crate::env::{File, Job, Output, Site};
 use crate::error::Error;
 use crate::records::{RowSource, SealEncoder, SealSpace, SealedFile, SealedSummary};
+use crate::session::Window;
 use crate::store::{Deaths, SealedPart, Space, Speaker};
 use crate::types::{FileId, Generation, LogPosition};
 use crate::wal::{
@@ -244,18 +245,13 @@ impl SealJob {
     }
 
     fn checkpoint(&self, core: &Core, partition: &Partition) -> Checkpoint {
-        let synced = partition.with_writer(core, |w| w.log.synced().offset);
+        // Dropped since the plan was made: its files go with the checkpoints that name them.
+        let there = self.spaces.iter().filter(|p| core.spaces.get(p.space.options.id).is_some());
+        let spaces: Vec<CheckpointSpace> = there.map(|p| self.checkpoint_space(core, partition, p)).collect();
         let mut kept = partition.kept.lock();
         let number = kept.next_number.max(1);
         // A number is used once, even if publishing fails half-way.
         kept.next_number = number + 1;
-        let mut spaces: Vec<CheckpointSpace> = Vec::new();
-        for planned in &self.spaces {
-            // Dropped since the plan was made: its files go with the checkpoints that name them.
-            if core.spaces.get(planned.space.options.id).is_some() {
-                spaces.push(self.checkpoint_space(planned, synced));
-            }
-        }
         let used: BTreeSet<FileId> = spaces.iter().flat_map(|s| s.parts.iter().map(|p| p.file)).collect();
         let old = kept.current.iter().flat_map(|c| c.files.iter().cloned());
         let files = old.chain(self.sealed.iter().map(|s| s.entry.clone())).filter(|f| used.contains(&f.id)).collect();
@@ -269,7 +265,7 @@ impl SealJob {
         }
     }
 
-    fn checkpoint_space(&self, planned: &PlannedSpace, synced: u64) -> CheckpointSpace {
+    fn checkpoint_space(&self, core: &Core, partition: &Partition, planned: &PlannedSpace) -> CheckpointSpace {
         let state = planned.space.state();
         // What stands for lost rows has no generation to go on from.
         let next = planned.view.tail().skip(planned.take).find(|p| p.sound);
@@ -290,7 +286,7 @@ impl SealJob {
             lost: state.lost,
             degraded: state.degraded,
             deaths: deaths(&planned.space, state.unplaced, last_generation),
-            sessions: sessions(&planned.space, synced),
+            sessions: sessions(core, partition, &planned.space),
             changes: planned.space.changes().into_iter().filter(|(g, _)| *g <= last_generation).collect(),
         }
     }
@@ -399,22 +395,30 @@ fn deaths(space: &Space, unplaced: Vec<(Generation, Generation)>, upto: Generati
     all
 }
 
-/// The sessions, as far as the log has them on the disk: what is replayed on top of it is told by its sequence.
-fn sessions(space: &Space, synced: u64) -> Vec<CheckpointSession> {
-    let of = |session: Arc<Speaker>| {
+/// The sessions, as far as the log has them on the disk: what is replayed on top of it is told by its sequence. The windows are copied
+/// first, then the log is asked how far it is: a run that was merged since would seem to be further than the disk.
+fn sessions(core: &Core, partition: &Partition, space: &Space) -> Vec<CheckpointSession> {
+    let copied = space.sessions.all().into_iter().map(|session| {
         let section = session.section();
-        let (committed, runs) = section.window.durable(synced);
+        let (epoch, used_at, window) = (section.epoch, section.used_at, section.window.clone());
+        drop(section);
+        (session, epoch, used_at, window)
+    });
+    let copied: Vec<_> = copied.collect();
+    let synced = if copied.is_empty() { 0 } else { partition.with_writer(core, |w| w.log.synced().offset) };
+    let of = |(session, epoch, used_at, window): (Arc<Speaker>, u64, i64, Window)| {
+        let (committed, runs) = window.durable(synced);
         CheckpointSession {
             id: session.id,
             priority: session.priority.code(),
             principal: session.principal.clone(),
-            epoch: section.epoch,
+            epoch,
             committed,
-            used_at: section.used_at,
+            used_at,
             runs: runs.iter().map(|r| (r.first, r.count, r.generation)).collect(),
         }
     };
-    space.sessions.all().into_iter().map(of).collect()
+    copied.into_iter().map(of).collect()
 }
 
 fn count(counter: &std::sync::atomic::AtomicU64, output: &Output) {
