@@ -195,6 +195,7 @@ class Space(Reads):
         *,
         key: str | None = None,
         where: Where | None = None,
+        purge: bool = False,
         on_overload: OnOverload = "wait",
         timeout: float | None = None,
     ) -> int:
@@ -211,6 +212,10 @@ class Space(Reads):
             The memory that has the key now.
         where : mapping, optional
             As for `recall`; not empty. More than a million matches are forgotten in several steps.
+        purge : bool
+            Remove the bytes too, from files, log and spares, and return when they are gone; also what an earlier purge
+            left that a crash cut short. Snapshots that see them are waited for, at most their 10 minutes; `as_of` finds
+            them no more. Backups, and what lies in `quarantine/`, are not reached.
         on_overload : {"wait", "raise"}
             What to do while too many forgets of the space are on their way.
         timeout : float, optional
@@ -230,8 +235,21 @@ class Space(Reads):
         """
         one_of(memory_id=memory_id, key=key, where=where)
         timeout_ms = self._timeout_ms(on_overload, timeout)
+        forgotten = self._forget(memory_id, key, where, purge, timeout_ms)
+        if purge:
+            self._core.finish_purge(timeout_ms)
+        return forgotten
+
+    def _forget(
+        self,
+        memory_id: int | Iterable[int] | None,
+        key: str | None,
+        where: Where | None,
+        purge: bool,
+        timeout_ms: int,
+    ) -> int:
         if key is not None:
-            return self._core.forget_key(key_text(key), timeout_ms)
+            return self._core.forget_key(key_text(key), purge, timeout_ms)
         if where is not None:
             checked = condition(where)
             if not checked:
@@ -239,13 +257,13 @@ class Space(Reads):
                 raise InvalidArgument(text, field="where", index=None)
             forgotten, done = 0, False
             while not done:
-                count, done = self._core.forget_where(checked, timeout_ms)
+                count, done = self._core.forget_where(checked, purge, timeout_ms)
                 forgotten += count
             return forgotten
         given = memory_id if isinstance(memory_id, Iterable) else [memory_id]
         ids = sorted({whole("memory_id", one, 0, 2**64 - 1) for one in given})
         return sum(
-            self._core.forget_ids(ids[first : first + _FORGET_IDS], timeout_ms)
+            self._core.forget_ids(ids[first : first + _FORGET_IDS], purge, timeout_ms)
             for first in range(0, len(ids), _FORGET_IDS)
         )
 

@@ -274,6 +274,7 @@ class AsyncSpace(_AsyncReads):
         *,
         key: str | None = None,
         where: Where | None = None,
+        purge: bool = False,
         on_overload: OnOverload = "wait",
         timeout: float | None = None,
     ) -> int:
@@ -282,7 +283,13 @@ class AsyncSpace(_AsyncReads):
         If the waiting task is cancelled they may still be forgotten.
         """
         return await self._calls(
-            self._space.forget, memory_id, key=key, where=where, on_overload=on_overload, timeout=timeout
+            self._space.forget,
+            memory_id,
+            key=key,
+            where=where,
+            purge=purge,
+            on_overload=on_overload,
+            timeout=timeout,
         )
 
     async def session(

@@ -4,10 +4,11 @@
 mod common;
 
 use common::{Oracle, Rig, Sim, tiny};
-use engram_core::engine::{Core, Reading, Speech};
+use engram_core::engine::{AsOf, Core, Reading, Speech};
 use engram_core::env::{Action, MemoryFiles, Operation, Rule, Site};
 use engram_core::session::Priority;
-use engram_core::types::{Config, Durability};
+use engram_core::store::Wanted;
+use engram_core::types::{Config, Durability, Generation};
 
 /// T1: a new space goes to the partition with the fewest, then the lowest number; it is stored, not computed.
 #[test]
@@ -355,4 +356,51 @@ fn priorities_are_served_by_weight() {
     assert!(low * 4 < high && low >= 10, "little, and not nothing: {low} {normal} {high}");
     rig.turns(500);
     assert_eq!(committed(), [200; 3]);
+}
+
+/// G5: what died a week ago is dropped from the files, by a record, and `as_of` says how far it reaches; the rest stays.
+#[test]
+fn history_expires_by_a_record() {
+    let config = Config { partitions: 1, scrub_pause_ms: u64::MAX, ..tiny() };
+    let rig = Rig::new(config.clone());
+    rig.create("a", Durability::Sync);
+    let space = rig.core.space("a").unwrap();
+    for n in 0..40 {
+        rig.observe("a", &(n * 10..n * 10 + 10).map(|u| u + 1).collect::<Vec<_>>()).unwrap();
+    }
+    let forget = |from: u64, to: u64| {
+        let wanted = Wanted::Ids((from..to).map(Generation).collect());
+        let ticket = rig.core.submit_forget(&space, wanted, false).unwrap().ok().unwrap();
+        rig.turns(10);
+        ticket.outcome().unwrap().unwrap().first
+    };
+    let early = forget(1, 301);
+    rig.clock.advance_micros(8 * 24 * 3_600 * 1_000_000);
+    let late = forget(301, 351);
+    let checkpoint = || {
+        let asked = rig.core.submit_checkpoint(0);
+        rig.turns(400);
+        asked.outcome().unwrap().unwrap();
+    };
+    checkpoint();
+    let rows = || rig.core.space_stats(&space).sealed_rows;
+    let at = |core: &Core, generation| {
+        let reading = Reading { as_of: Some(AsOf::Generation(generation)), ..Reading::default() };
+        core.count(&core.space("a").unwrap(), reading)
+    };
+    assert_eq!((rows(), at(&rig.core, Generation(400)).unwrap()), (400, 400), "kept as long as it is");
+    for _ in 0..140 {
+        rig.clock.advance_micros(60_000_000);
+        rig.turns(8);
+    }
+    rig.turns(600);
+    // A file is written again when a quarter of it need not be kept.
+    assert!((100..=132).contains(&rows()), "the early ones are gone, the late ones are not: {}", rows());
+    checkpoint();
+    let next = Rig::over(config, MemoryFiles::with_state(rig.files.state(), 1, true));
+    for core in [&rig.core, &next.core] {
+        assert_eq!(at(core, Generation(400)).unwrap_err().code(), "SNAPSHOT_EXPIRED");
+        assert_eq!((at(core, early).unwrap(), at(core, late).unwrap()), (100, 50));
+        assert_eq!(core.count(&core.space("a").unwrap(), Reading::default()).unwrap(), 50);
+    }
 }

@@ -206,6 +206,16 @@ class EngineAgainstModel(RuleBasedStateMachine):
             count = self.child.call("forget", name, wanted[0] if how == "id" else wanted)
         assert count == model.forget({row for row in wanted if row is not None})
 
+    @precondition(lambda self: any(held.model.rows and not held.snapshots for held in self.spaces.values()))
+    @rule(data=st.data())
+    def purge(self, data: st.DataObject) -> None:
+        """K3: forgotten by every read of the past too, and the bytes are gone."""
+        free = [name for name, held in self.spaces.items() if held.model.rows and not held.snapshots]
+        name = data.draw(st.sampled_from(sorted(free)))
+        model = self.spaces[name].model
+        wanted = data.draw(st.lists(st.sampled_from([*model.rows]), min_size=1, max_size=4, unique=True))
+        assert self.child.call("forget", name, wanted, purge=True) == model.forget(wanted, purge=True)
+
     # ---- reading
 
     def check_reads(self, of: str | int, model: ModelSpace) -> None:

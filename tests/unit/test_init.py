@@ -36,7 +36,7 @@ METHODS: dict[type, dict[str, str]] = {
         **READS,
         "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, key=None, on_overload='wait', timeout=None",  # noqa: E501
         "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
-        "forget": "self, memory_id=None, *, key=None, where=None, on_overload='wait', timeout=None",
+        "forget": "self, memory_id=None, *, key=None, where=None, purge=False, on_overload='wait', timeout=None",
         "session": "self, *, priority='normal', resume=None, acknowledged=None, timeout=None",
         "snapshot": "self",
         "stats": "self",

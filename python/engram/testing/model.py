@@ -78,12 +78,18 @@ class ModelSpace:
         self._inside.update(ids[:-1])
         return ids
 
-    def forget(self, ids: Iterable[int]) -> int:
-        """Forget those of `ids` that live; returns how many. Takes a generation if there were any."""
+    def forget(self, ids: Iterable[int], *, purge: bool = False) -> int:
+        """Forget those of `ids` that live; returns how many. Takes a generation if there were any.
+
+        With `purge` the past does not know them either.
+        """
         found = [row for row in ids if row in self.rows]
         if found:
             self.last_id += 1
             self._end(found, self.last_id)
+        if purge:
+            for row in found:
+                del self.past[row]
         return len(found)
 
     def _end(self, ids: Sequence[int], generation: int) -> None:

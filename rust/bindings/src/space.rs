@@ -61,11 +61,11 @@ impl Space {
         signals.raise(outcome)
     }
 
-    fn forget(&self, py: Python<'_>, wanted: Wanted, timeout_ms: u64) -> PyResult<u32> {
+    fn forget(&self, py: Python<'_>, wanted: Wanted, purge: bool, timeout_ms: u64) -> PyResult<u32> {
         let engine = self.shared.engine()?;
         let signals = Signals::default();
         let outcome = py.detach(|| {
-            let ticket = engine.submit_forget(&self.inner, wanted, timeout_ms, &|| signals.look())?;
+            let ticket = engine.submit_forget(&self.inner, wanted, purge, timeout_ms, &|| signals.look())?;
             signals.wait(&ticket)
         });
         Ok(signals.raise(outcome)?.count)
@@ -196,26 +196,41 @@ impl Space {
     }
 
     /// How many of these died.
-    #[pyo3(signature = (ids, timeout_ms))]
-    fn forget_ids(&self, py: Python<'_>, ids: Vec<u64>, timeout_ms: u64) -> PyResult<u32> {
-        self.forget(py, Wanted::Ids(ids.into_iter().map(Generation).collect()), timeout_ms)
+    #[pyo3(signature = (ids, purge, timeout_ms))]
+    fn forget_ids(&self, py: Python<'_>, ids: Vec<u64>, purge: bool, timeout_ms: u64) -> PyResult<u32> {
+        self.forget(py, Wanted::Ids(ids.into_iter().map(Generation).collect()), purge, timeout_ms)
     }
 
-    #[pyo3(signature = (key, timeout_ms))]
-    fn forget_key(&self, py: Python<'_>, key: String, timeout_ms: u64) -> PyResult<u32> {
-        self.forget(py, Wanted::Key(key), timeout_ms)
+    #[pyo3(signature = (key, purge, timeout_ms))]
+    fn forget_key(&self, py: Python<'_>, key: String, purge: bool, timeout_ms: u64) -> PyResult<u32> {
+        self.forget(py, Wanted::Key(key), purge, timeout_ms)
     }
 
     /// How many died, and whether that was all: one call names a limited number.
-    #[pyo3(signature = (condition, timeout_ms))]
-    fn forget_where(&self, py: Python<'_>, condition: Bound<'_, PyDict>, timeout_ms: u64) -> PyResult<(u32, bool)> {
+    #[pyo3(signature = (condition, purge, timeout_ms))]
+    fn forget_where(
+        &self,
+        py: Python<'_>,
+        condition: Bound<'_, PyDict>,
+        purge: bool,
+        timeout_ms: u64,
+    ) -> PyResult<(u32, bool)> {
         let at = Where(None, None, Some(condition));
         let (wanted, whole) = self.read(py, &at, |core, reading| {
             let filter = reading.filter.ok_or_else(|| Error::Closed { what: "the condition".to_owned() })?;
             core.matching(&self.inner, filter, reading.pulse)
         })?;
-        let count = self.forget(py, wanted, timeout_ms)?;
+        let count = self.forget(py, wanted, purge, timeout_ms)?;
         Ok((count, whole && u64::from(count) < FORGET_IDS_MAX))
+    }
+
+    /// Removes the bytes of what was forgotten with `purge`.
+    #[pyo3(signature = (timeout_ms))]
+    fn finish_purge(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {
+        let engine = self.shared.engine()?;
+        let signals = Signals::default();
+        let finished = py.detach(|| engine.finish_purge(&self.inner, timeout_ms, &|| signals.look()));
+        signals.raise(finished)
     }
 
     /// A snapshot's id and generation.

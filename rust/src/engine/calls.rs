@@ -198,14 +198,32 @@ impl Core {
         Ok(None)
     }
 
+    /// Orders that what died at or before `through` is no longer kept (G5).
+    pub(super) fn submit_expire(&self, space: &Arc<Space>, through: Generation) -> Result<bool, Error> {
+        let reply = Reply::new(Arc::new(Ticket::default()));
+        Ok(self.order(space, Order::Expire { through, reply })?.is_none())
+    }
+
+    /// Orders the record that says that these bytes are gone (K3).
+    pub(super) fn submit_purged(
+        &self,
+        space: &Arc<Space>,
+        ids: &[Generation],
+    ) -> Result<Option<Arc<Ticket<Committed>>>, Error> {
+        let ticket = Arc::new(Ticket::default());
+        let order = Order::Purged { ids: ids.to_vec(), reply: Reply::new(Arc::clone(&ticket)) };
+        Ok(self.order(space, order)?.is_none().then_some(ticket))
+    }
+
     /// Orders a forget; gives back what was wanted if there is no place now (K3).
     pub fn submit_forget(
         &self,
         space: &Arc<Space>,
         wanted: Wanted,
+        purge: bool,
     ) -> Result<Result<Arc<Ticket<Committed>>, Wanted>, Error> {
         let ticket = Arc::new(Ticket::default());
-        let order = Order::Forget { wanted, reply: Reply::new(Arc::clone(&ticket)) };
+        let order = Order::Forget { wanted, purge, reply: Reply::new(Arc::clone(&ticket)) };
         Ok(match self.order(space, order)? {
             Some(Order::Forget { wanted, .. }) => Err(wanted),
             _ => Ok(ticket),

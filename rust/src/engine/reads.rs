@@ -107,6 +107,11 @@ impl Core {
             Some(AsOf::Time(time)) if time >= self.env.clock.wall_micros() => upto,
             Some(AsOf::Time(time)) => view.generation_at(time).max(space.change_at(time)).unwrap_or_default().min(upto),
         };
+        let from = space.history_from();
+        if reading.as_of.is_some() && upto < from {
+            let reason = format!("as_of is generation {upto}; what died before {from} is not kept any more");
+            return Err(Error::SnapshotExpired { reason });
+        }
         Ok((view, upto))
     }
 

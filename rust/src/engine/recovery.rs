@@ -154,12 +154,15 @@ impl Reader<'_> {
                     incarnation: entry.incarnation,
                     lost: entry.lost.clone(),
                     degraded: entry.degraded.clone(),
-                    unplaced: Vec::new(),
+                    ..SpaceState::default()
                 };
+                seat.delta.history_from = entry.history_from;
+                seat.delta.purging.clone_from(&entry.purging);
                 seat.delta.deaths.clone_from(&entry.deaths);
                 seat.delta.changes.clone_from(&entry.changes);
                 seat.seat_sessions(&entry.sessions);
                 seat.last = entry.last_generation.max(entry.sealed_through);
+                seat.covered = seat.last;
                 seat.sealed = self.sealed_parts(&options.name, entry, checkpoint)?;
             }
             self.spaces.insert(options.id, seat);
@@ -213,6 +216,11 @@ impl Reader<'_> {
                 Record::Observe(observe) => self.observe(group, observe)?,
                 Record::Void(void) => self.void(group, void)?,
                 Record::Forget(forget) => self.forget(group, forget)?,
+                Record::Purged(purged) => {
+                    if let Some(seat) = self.seat(group, purged.space)? {
+                        seat.delta.purging.retain(|(row, _)| !purged.ids.contains(row));
+                    }
+                }
                 Record::Session(session) => {
                     if let Some(seat) = self.seat(group, session.space)? {
                         seat.turn(session, group.header.committed_at);
@@ -220,6 +228,7 @@ impl Reader<'_> {
                 }
                 Record::Expiry(expiry) => {
                     if let Some(seat) = self.seat(group, expiry.space)? {
+                        seat.delta.history_from = seat.delta.history_from.max(expiry.history);
                         expiry.sessions.into_iter().for_each(|id| seat.end(id));
                     }
                 }
@@ -257,7 +266,7 @@ impl Reader<'_> {
         let count = record.hashes.len() as u64;
         let last = Generation(first.0 + count - 1);
         seat.said(record.said, count, first, group)?;
-        if last <= seat.state.sealed_through {
+        if last <= seat.covered {
             return Ok(());
         }
         seat.expect(first, group)?;
@@ -284,7 +293,7 @@ impl Reader<'_> {
         seat.expect(record.generation, group)?;
         seat.last = record.generation;
         let (position, at) = (group.before, group.header.committed_at);
-        apply_forget(&mut seat.delta, &record.ids, record.generation, position, at);
+        apply_forget(&mut seat.delta, &record.ids, record.purge, record.generation, position, at);
         Ok(())
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Replayed {
     pub(super) delta: Delta,
     sessions: BTreeMap<SessionId, Seated>,
     pub(super) last: Generation,
+    /// Rows up to here are in files, or need not be.
+    pub(super) covered: Generation,
     pub(super) gaps: Vec<(Generation, Generation)>,
     pub(super) seen_at: u64,
 }
@@ -48,6 +50,7 @@ impl Replayed {
             delta: Delta::default(),
             sessions: BTreeMap::new(),
             last: before,
+            covered: before,
             gaps: Vec::new(),
             seen_at: 0,
         }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use super::sessions::{Saying, Speech, Spoken};
 use super::workers::{Engine, Pulse, SLICE};
+use crate::env::Task;
 use crate::error::Error;
 use crate::queue::{Committed, Ticket};
 use crate::session::Priority;
 use crate::store::{Attached, Space, Speaker, Wanted};
+use crate::types::Generation;
 
 /// How a session is taken up: a new one, or an older one by its token.
 pub enum TakeUp<'a> {
@@ -47,13 +49,14 @@ impl Engine {
         &self,
         space: &Arc<Space>,
         wanted: Wanted,
+        purge: bool,
         timeout_ms: u64,
         pulse: Pulse<'_>,
     ) -> Result<Arc<Ticket<Committed>>, Error> {
         let mut waiting = Some(wanted);
         let order = || {
             let Some(wanted) = waiting.take() else { return Ok(None) };
-            match self.core.submit_forget(space, wanted)? {
+            match self.core.submit_forget(space, wanted, purge)? {
                 Ok(ticket) => Ok(Some(((), ticket))),
                 Err(back) => {
                     waiting = Some(back);
@@ -62,6 +65,52 @@ impl Engine {
             }
         };
         self.ordered(space, timeout_ms, pulse, order).map(|((), ticket)| ticket)
+    }
+
+    /// Removes the bytes of all that was forgotten with `purge`, here or before a crash (K3): from sealed files, from the log, from spares.
+    /// Waits for the pins that still see them, at most their limit. Backups and `quarantine/` are not reached.
+    pub fn finish_purge(&self, space: &Arc<Space>, timeout_ms: u64, pulse: Pulse<'_>) -> Result<(), Error> {
+        let index = space.options.partition.0 as usize;
+        let partition = &self.core.partitions[index];
+        let ids = space.purging();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let pause = || {
+            self.core.scheduler.wake(Task::Maintenance);
+            self.core.drive(index);
+            std::thread::park_timeout(SLICE);
+            self.core.check_open()?;
+            pulse()
+        };
+        loop {
+            self.wait(&self.core.submit_checkpoint(index), pulse)?;
+            let view = space.view();
+            if !ids.iter().any(|id| view.holds(*id)) {
+                break;
+            }
+            // Files that hold some are written again, unless a pin sees them.
+            space.let_go(Generation(0), Vec::new());
+            pause()?;
+        }
+        for leave in [true, false] {
+            while !partition.with_writer(&self.core, |w| w.turn_over(&self.core, leave)) {
+                if let Some(cause) = partition.poisoned.get() {
+                    return Err(Error::Poisoned { cause: cause.clone() });
+                }
+                pause()?;
+            }
+            self.wait(&self.core.submit_checkpoint(index), pulse)?;
+        }
+        while partition.supply.is_freeing() {
+            if let Some(error) = partition.supply.error() {
+                return Err(error);
+            }
+            pause()?;
+        }
+        let order = || Ok(self.core.submit_purged(space, &ids)?.map(|ticket| ((), ticket)));
+        let ((), ticket) = self.ordered(space, timeout_ms, pulse, order)?;
+        self.wait(&ticket, pulse).map(|_| ())
     }
 
     /// Opens a session, or attaches to one; returns when that is durable (S1, S4).
@@ -107,7 +156,7 @@ impl Engine {
                 let full = self.core.maintenance_error().filter(Error::is_disk_full);
                 return Err(full.unwrap_or_else(|| self.core.overloaded(space, &spoken.prepared, reason)));
             }
-            self.core.scheduler.wake(crate::env::Task::Maintenance);
+            self.core.scheduler.wake(Task::Maintenance);
             self.core.drive(index);
             space.gate.wait(SLICE.min(Duration::from_millis(timeout_ms - waited_ms)), || false);
             pulse()?;

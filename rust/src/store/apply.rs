@@ -19,6 +19,10 @@ pub struct Delta {
     /// Generations without a row, and when they were committed.
     pub changes: Vec<(Generation, i64)>,
     pub incarnation: Option<u64>,
+    /// Rows whose bytes are to be removed, and when they died.
+    pub purging: Vec<(Generation, Generation)>,
+    /// What died at or before is no longer kept.
+    pub history_from: Generation,
 }
 
 /// An observe record's rows: those of a frame, numbered.
@@ -70,12 +74,16 @@ pub fn apply_observe(
 pub fn apply_forget(
     delta: &mut Delta,
     ids: &[Generation],
+    purge: bool,
     generation: Generation,
     position: LogPosition,
     committed_at: i64,
 ) {
     delta.ranges.push((generation, generation));
     delta.deaths.extend(ids.iter().map(|id| (*id, generation)));
+    if purge {
+        delta.purging.extend(ids.iter().map(|id| (*id, generation)));
+    }
     delta.changes.push((generation, committed_at));
     let change = Change { first: generation, last: generation, committed_at };
     delta.parts.push(Part::new(Arc::new(change), position, Change::BYTES));

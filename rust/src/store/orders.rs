@@ -82,6 +82,17 @@ pub struct Attached {
 pub enum Order {
     Forget {
         wanted: Wanted,
+        purge: bool,
+        reply: Reply<Committed>,
+    },
+    /// What died at or before is no longer kept.
+    Expire {
+        through: Generation,
+        reply: Reply<Committed>,
+    },
+    /// The bytes of these are gone.
+    Purged {
+        ids: Vec<Generation>,
         reply: Reply<Committed>,
     },
     /// A session that nobody knows yet.

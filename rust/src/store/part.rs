@@ -248,3 +248,75 @@ impl RowSource for DamagedRows {
         Err(self.error.clone())
     }
 }
+
+/// Some of another source's rows: what a new file is written from when rows are left out.
+pub struct ThinnedRows {
+    rows: Arc<dyn RowSource>,
+    kept: Vec<u32>,
+}
+
+impl ThinnedRows {
+    /// The rows that `keeps`; None: none of them. The source itself if it keeps all.
+    pub fn of(rows: &Arc<dyn RowSource>, keeps: impl Fn(usize) -> bool) -> Option<Arc<dyn RowSource>> {
+        let kept: Vec<u32> = (0..rows.rows()).filter(|row| keeps(*row)).map(|row| row as u32).collect();
+        if kept.len() == rows.rows() {
+            return Some(Arc::clone(rows));
+        }
+        (!kept.is_empty()).then(|| Arc::new(Self { rows: Arc::clone(rows), kept }) as Arc<dyn RowSource>)
+    }
+
+    fn at(&self, row: usize) -> usize {
+        self.kept[row] as usize
+    }
+}
+
+impl RowSource for ThinnedRows {
+    fn rows(&self) -> usize {
+        self.kept.len()
+    }
+
+    fn first(&self) -> Generation {
+        self.generation_at(0)
+    }
+
+    fn last(&self) -> Generation {
+        self.generation_at(self.kept.len() - 1)
+    }
+
+    fn generation_at(&self, row: usize) -> Generation {
+        self.rows.generation_at(self.at(row))
+    }
+
+    fn row_of(&self, generation: Generation) -> Option<usize> {
+        let row = u32::try_from(self.rows.row_of(generation)?).ok()?;
+        self.kept.binary_search(&row).ok()
+    }
+
+    fn row(&self, row: usize) -> Result<Row<'_>, Error> {
+        self.rows.row(self.at(row))
+    }
+
+    fn facts(&self, row: usize) -> Result<Facts<'_>, Error> {
+        self.rows.facts(self.at(row))
+    }
+
+    fn committed_at(&self, row: usize) -> i64 {
+        self.rows.committed_at(self.at(row))
+    }
+
+    fn ends_batch(&self, row: usize) -> Result<bool, Error> {
+        self.rows.ends_batch(self.at(row))
+    }
+
+    fn has_keys(&self) -> bool {
+        self.rows.has_keys()
+    }
+
+    fn key(&self, row: usize) -> Result<Option<&str>, Error> {
+        self.rows.key(self.at(row))
+    }
+
+    fn vectors_from(&self, row: usize, _limit: usize) -> Result<VectorRun<'_>, Error> {
+        self.rows.vectors_from(self.at(row), 1)
+    }
+}

@@ -64,6 +64,14 @@ impl Pins {
         }))
     }
 
+    /// The lowest generation that somebody looks at.
+    pub fn oldest(&self, now: u64, config: &Config) -> Option<Generation> {
+        let live = self.live.lock();
+        let ms = |since: u64| now.saturating_sub(since) / MILLI;
+        let counts = |p: &&Pin| ms(p.used) <= config.snapshot_idle_ms_max && ms(p.made) <= config.snapshot_age_ms_max;
+        live.values().filter(counts).map(|p| p.generation).min()
+    }
+
     pub fn release(&self, snapshot: Snapshot) {
         self.live.lock().remove(&snapshot.id);
     }

@@ -4,7 +4,7 @@
 //! replace the tail's head. `numbered` belongs to the partition's writer. Counters are for limits and statistics: Relaxed, except the
 //! unsealed bytes, which admission compares with a limit (AcqRel, like the depth).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -34,6 +34,33 @@ pub struct SpaceState {
     pub degraded: Option<String>,
     /// Deaths of rows that cannot be read: should the file come back, they are dead.
     pub unplaced: Vec<(Generation, Generation)>,
+    /// What died at or before is not kept: `as_of` reaches back to here (G5).
+    pub history_from: Generation,
+    /// Rows whose bytes are to be removed, and when they died (K3).
+    pub purging: BTreeMap<Generation, Generation>,
+}
+
+/// Rows that a new file need not hold.
+pub struct LeftOut {
+    upto: Generation,
+    history_from: Generation,
+    purging: BTreeMap<Generation, Generation>,
+}
+
+impl LeftOut {
+    /// Whether the row, dead since `death`, is left out.
+    pub fn has(&self, row: Generation, death: Generation) -> bool {
+        death <= self.upto && (death <= self.history_from || self.purging.contains_key(&row))
+    }
+
+    /// Whether the row's bytes must go.
+    pub fn purges(&self, row: Generation) -> bool {
+        self.purging.contains_key(&row)
+    }
+
+    pub fn upto(&self) -> Generation {
+        self.upto
+    }
 }
 
 pub struct Space {
@@ -62,6 +89,7 @@ pub struct Space {
     /// Numbered forgets' ids that are not applied yet. Only the partition's writer looks.
     dying: Mutex<HashSet<Generation>>,
     pub recalls: AtomicU64,
+    thins: AtomicBool,
     damage: Mutex<Option<String>>,
 }
 
@@ -94,6 +122,7 @@ impl Space {
             changes: Mutex::default(),
             dying: Mutex::default(),
             recalls: AtomicU64::new(0),
+            thins: AtomicBool::new(true),
             damage: Mutex::default(),
             options,
             durability,
@@ -142,6 +171,9 @@ impl Space {
         }
         drop(dying);
         self.changes.lock().extend(delta.changes);
+        if !delta.purging.is_empty() || delta.history_from.0 > 0 {
+            self.let_go(delta.history_from, delta.purging);
+        }
         for (first, last) in delta.ranges {
             watermark.finish(first, last);
         }
@@ -283,6 +315,47 @@ impl Space {
 
     pub fn is_condemned(&self, id: Generation) -> bool {
         self.dying.lock().contains(&id)
+    }
+
+    /// These rows need not be kept, or must not be: sealed files that hold some are due to be written again.
+    pub fn let_go(&self, history_from: Generation, purging: Vec<(Generation, Generation)>) {
+        let mut state = self.state.lock();
+        state.history_from = state.history_from.max(history_from);
+        state.purging.extend(purging);
+        let from = state.history_from;
+        drop(state);
+        self.changes.lock().retain(|(generation, _)| *generation > from);
+        // Relaxed: a hint; who rewrites looks again.
+        self.thins.store(true, Ordering::Relaxed);
+    }
+
+    /// Rows whose bytes are to be removed.
+    pub fn purging(&self) -> Vec<Generation> {
+        self.state.lock().purging.keys().copied().collect()
+    }
+
+    /// The bytes of these rows are gone.
+    pub fn purged(&self, ids: &[Generation]) {
+        let mut state = self.state.lock();
+        for id in ids {
+            state.purging.remove(id);
+        }
+    }
+
+    /// Whether sealed files may hold rows that need not be kept; asking takes the hint.
+    pub fn takes_thinning(&self) -> bool {
+        self.thins.swap(false, Ordering::Relaxed)
+    }
+
+    pub fn history_from(&self) -> Generation {
+        self.state.lock().history_from
+    }
+
+    /// Which rows a new file leaves out: those that died at or before `upto`, that no pin sees, and that are expired or to be purged.
+    pub fn leaves_out(&self, upto: Generation, now: u64, config: &Config) -> LeftOut {
+        let state = self.state.lock();
+        let seen = self.pins.oldest(now, config).map_or(upto, |pin| pin.min(upto));
+        LeftOut { upto: seen, history_from: state.history_from, purging: state.purging.clone() }
     }
 
     /// Learns the keys of all rows; at a start, before anyone uses the space.

@@ -182,6 +182,16 @@ impl View {
         Ok(self.version(generation, upto)?.filter(|(_, death)| death.is_none()).map(|(row, _)| row))
     }
 
+    /// Whether a row of that name is here, dead or alive.
+    pub fn holds(&self, generation: Generation) -> bool {
+        self.find(generation).is_some_and(|(held, _)| held.rows.damage().is_none())
+    }
+
+    /// Whether a row died behind `from`, up to `upto`.
+    pub fn died_between(&self, from: Generation, upto: Generation) -> bool {
+        (0..self.count()).filter_map(|i| self.held(i)).any(|h| h.deaths.each(upto).any(|(_, death)| death > from))
+    }
+
     /// Whether a row of that name is here and lives.
     pub fn lives(&self, generation: Generation) -> bool {
         self.find(generation).is_some_and(|(held, row)| held.lives(row, Generation(u64::MAX)))

@@ -65,6 +65,9 @@ pub struct Config {
     pub sessions_kept_max: u64,
     pub session_keep_ms: u64,
 
+    // The past (G5).
+    pub history_keep_ms: u64,
+
     // Snapshots (G3).
     pub snapshot_idle_ms_max: u64,
     pub snapshot_age_ms_max: u64,
@@ -111,6 +114,7 @@ impl Default for Config {
             sessions_attached_max: 10_000,
             sessions_kept_max: 100_000,
             session_keep_ms: 7 * 24 * 3_600_000,
+            history_keep_ms: 7 * 24 * 3_600_000,
             snapshot_idle_ms_max: 60_000,
             snapshot_age_ms_max: 600_000,
         }
@@ -166,6 +170,7 @@ impl Config {
             "sessions_attached_max" => self.sessions_attached_max = value,
             "sessions_kept_max" => self.sessions_kept_max = value,
             "session_keep_ms" => self.session_keep_ms = value,
+            "history_keep_ms" => self.history_keep_ms = value,
             "snapshot_idle_ms_max" => self.snapshot_idle_ms_max = value,
             "snapshot_age_ms_max" => self.snapshot_age_ms_max = value,
             _ => return Err(Error::invalid("limits", format!("unknown limit {name:?}"))),

@@ -47,6 +47,10 @@ pub struct CheckpointSpace {
     /// Generations without a row, and when they were committed, as far back as `as_of` reaches.
     pub changes: Vec<(Generation, i64)>,
     pub sessions: Vec<CheckpointSession>,
+    /// What died at or before is not kept; `as_of` reaches back to here.
+    pub history_from: Generation,
+    /// Rows whose bytes are to be removed, and when they died.
+    pub purging: Vec<(Generation, Generation)>,
 }
 
 /// A session as far as the log has it on the disk.
@@ -136,7 +140,7 @@ impl Checkpoint {
                 })
             })
             .collect::<Option<_>>()?;
-        let spaces = (0..c.count(56)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
+        let spaces = (0..c.count(68)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
         let position = LogPosition { offset, segment, epoch, chain };
         (c.remaining() == 0).then_some(Self { number, position, committed_at, next_file, files, spaces })
     }
@@ -192,6 +196,12 @@ impl CheckpointSpace {
         }
         put_u32(body, self.sessions.len() as u32);
         self.sessions.iter().for_each(|s| s.encode(body));
+        put_u64(body, self.history_from.0);
+        put_u32(body, self.purging.len() as u32);
+        for (row, death) in &self.purging {
+            put_u64(body, row.0);
+            put_u64(body, death.0);
+        }
     }
 
     fn decode(c: &mut Cursor<'_>) -> Option<Self> {
@@ -215,6 +225,9 @@ impl CheckpointSpace {
         }
         let changes = (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), c.i64()?))).collect::<Option<_>>()?;
         let sessions = (0..c.count(41)?).map(|_| CheckpointSession::decode(c)).collect::<Option<_>>()?;
+        let history_from = Generation(c.u64()?);
+        let purging =
+            (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect::<Option<_>>()?;
         Some(Self {
             id,
             last_generation: Generation(last),
@@ -226,6 +239,8 @@ impl CheckpointSpace {
             deaths,
             changes,
             sessions,
+            history_from,
+            purging,
         })
     }
 }
@@ -309,6 +324,8 @@ mod tests {
                     used_at: -1,
                     runs: vec![(1, 5, Generation(2)), (6, 25, Generation(9))],
                 }],
+                history_from: Generation(4),
+                purging: vec![(Generation(2), Generation(9))],
             }],
         };
         let mut bytes = checkpoint.encode(seed, PartitionId(1));

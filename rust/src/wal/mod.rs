@@ -22,8 +22,8 @@ pub use checkpoint::{
 pub use format::{GROUP_ALIGN, GROUP_HEADER, GroupHeader, SEGMENT_HEADER, SegmentHeader, group_len};
 pub use manifest::{MANIFEST_PATH, Manifest, partition_dir};
 pub use record::{
-    CloseRecord, CreateSpace, DropSpace, ExpiryRecord, ForgetRecord, ObserveRecord, Record, RecordKind, Said,
-    SessionEvent, SessionRecord, VoidRecord, observe_prefix,
+    CloseRecord, CreateSpace, DropSpace, ExpiryRecord, ForgetRecord, ObserveRecord, PurgedRecord, Record, RecordKind,
+    Said, SessionEvent, SessionRecord, VoidRecord, observe_prefix,
 };
 pub use restamp::{NewSegment, restamp};
 pub use scan::{GroupAt, LogDamage, Recovered, recover, segment_path};

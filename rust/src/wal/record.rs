@@ -14,6 +14,7 @@ pub enum RecordKind {
     Observe = 1,
     Void = 2,
     Forget = 4,
+    Purged = 5,
     Session = 6,
     Expiry = 7,
     Space = 8,
@@ -48,6 +49,15 @@ pub struct ForgetRecord {
     pub generation: Generation,
     /// Ascending.
     pub ids: Vec<Generation>,
+    /// Their bytes are to be removed.
+    pub purge: bool,
+}
+
+/// The bytes of these memories are gone (K3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PurgedRecord {
+    pub space: SpaceId,
+    pub ids: Vec<Generation>,
 }
 
 /// Generations that will never hold anything. With an incarnation: a renewed space begins behind them (D11); else: items of a session's
@@ -77,10 +87,11 @@ pub struct SessionRecord {
     pub event: SessionEvent,
 }
 
-/// The records of these sessions are no longer kept (S1).
+/// What died at or before `history` is no longer kept (G5); nor are the records of these sessions (S1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiryRecord {
     pub space: SpaceId,
+    pub history: Generation,
     pub sessions: Vec<SessionId>,
 }
 
@@ -103,6 +114,7 @@ pub enum Record<'a> {
     Observe(ObserveRecord<'a>),
     Void(VoidRecord),
     Forget(ForgetRecord),
+    Purged(PurgedRecord),
     Session(SessionRecord),
     Expiry(ExpiryRecord),
     Create(CreateSpace),
@@ -155,9 +167,24 @@ impl ForgetRecord {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut ids = Vec::new();
         put_runs(&mut ids, &self.ids);
-        head(out, RecordKind::Forget, self.space, 8 + ids.len());
+        head(out, RecordKind::Forget, self.space, 9 + ids.len());
         put_u64(out, self.generation.0);
+        out.push(u8::from(self.purge));
         out.extend_from_slice(&ids);
+    }
+}
+
+impl PurgedRecord {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut ids = Vec::new();
+        put_runs(&mut ids, &self.ids);
+        head(out, RecordKind::Purged, self.space, ids.len());
+        out.extend_from_slice(&ids);
+    }
+
+    fn decode(space: SpaceId, mut c: Cursor<'_>) -> Option<Self> {
+        let ids = take_runs(&mut c)?;
+        (c.remaining() == 0).then_some(Self { space, ids })
     }
 }
 
@@ -204,13 +231,15 @@ impl SessionRecord {
 
 impl ExpiryRecord {
     pub fn encode(&self, out: &mut Vec<u8>) {
-        head(out, RecordKind::Expiry, self.space, self.sessions.len() * 8);
+        head(out, RecordKind::Expiry, self.space, 8 + self.sessions.len() * 8);
+        put_u64(out, self.history.0);
         self.sessions.iter().for_each(|s| put_u64(out, s.0));
     }
 
     fn decode(space: SpaceId, mut c: Cursor<'_>) -> Option<Self> {
+        let history = Generation(c.u64()?);
         let sessions = (0..c.remaining() / 8).map(|_| c.u64().map(SessionId)).collect::<Option<_>>()?;
-        (c.remaining() == 0).then_some(Self { space, sessions })
+        (c.remaining() == 0).then_some(Self { space, history, sessions })
     }
 }
 
@@ -293,11 +322,12 @@ impl<'a> Record<'a> {
             1 => Self::observe(space, payload),
             2 => Self::void(space, payload),
             4 => Self::forget(space, payload),
+            5 => PurgedRecord::decode(space, payload).map(Self::Purged),
             6 => SessionRecord::decode(space, payload).map(Self::Session),
             7 => ExpiryRecord::decode(space, payload).map(Self::Expiry),
             8 => Self::space(space, payload),
             10 => Self::close(payload),
-            3 | 5 | 9 => {
+            3 | 9 => {
                 let name = ["quarantine", "forget", "purged", "session", "expiry", "", "checkpoint"][kind as usize - 3];
                 return Err(unsupported(format!("a record of kind {kind} ({name})"), kind));
             }
@@ -327,9 +357,9 @@ impl<'a> Record<'a> {
     }
 
     fn forget(space: SpaceId, mut c: Cursor<'_>) -> Option<Self> {
-        let generation = Generation(c.u64()?);
+        let (generation, purge) = (Generation(c.u64()?), c.u8()? != 0);
         let ids = take_runs(&mut c)?;
-        (c.remaining() == 0).then_some(Self::Forget(ForgetRecord { space, generation, ids }))
+        (c.remaining() == 0).then_some(Self::Forget(ForgetRecord { space, generation, ids, purge }))
     }
 
     fn void(space: SpaceId, mut c: Cursor<'a>) -> Option<Self> {
@@ -363,7 +393,7 @@ mod tests {
         let opened = SessionRecord { space, session: SessionId(6), epoch: 1, event };
         let attached = SessionRecord { epoch: 2, event: SessionEvent::Attached, ..opened.clone() };
         let gone = SessionRecord { epoch: 2, event: SessionEvent::Closed, ..opened.clone() };
-        let expiry = ExpiryRecord { space, sessions: vec![SessionId(6), SessionId(7)] };
+        let expiry = ExpiryRecord { space, history: Generation(8), sessions: vec![SessionId(6), SessionId(7)] };
         let create = CreateSpace(SpaceOptions {
             id: SpaceId(4),
             name: "notes".to_owned(),
@@ -380,7 +410,9 @@ mod tests {
             space: SpaceId(4),
             generation: Generation(40),
             ids: [3, 4, 5, 9, 30, 31].map(Generation).to_vec(),
+            purge: true,
         };
+        let purged = PurgedRecord { space, ids: forget.ids.clone() };
         let supersedes = vec![(1, Generation(2))];
         observe_prefix(&mut body, SpaceId(4), said, true, Generation(3), &[1, 2], &supersedes, 5);
         body.extend_from_slice(b"frame");
@@ -388,6 +420,7 @@ mod tests {
         void.encode(&mut body);
         [&opened, &attached, &gone].into_iter().for_each(|r| r.encode(&mut body));
         expiry.encode(&mut body);
+        purged.encode(&mut body);
         create.encode(&mut body);
         drop.encode(&mut body);
         CloseRecord { clean: true }.encode(&mut body);
@@ -408,6 +441,7 @@ mod tests {
             Record::Session(attached),
             Record::Session(gone),
             Record::Expiry(expiry),
+            Record::Purged(purged),
             Record::Create(create),
             Record::Drop(drop),
             Record::Close(CloseRecord { clean: true }),
@@ -422,7 +456,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_refused_by_name() {
-        for (kind, name) in [(3, "quarantine"), (5, "purged"), (99, "unknown kind 99")] {
+        for (kind, name) in [(3, "quarantine"), (9, "checkpoint"), (99, "unknown kind 99")] {
             let mut body = vec![kind, 1, 0, 0, 0, 0, 0, 0];
             body.extend_from_slice(&[0; 8]);
             let error = Record::all(&body, "x").unwrap_err();

@@ -104,6 +104,12 @@ impl Supply {
         }
     }
 
+    /// Whether freed segments wait to be filled with zeros, or removed.
+    pub fn is_freeing(&self) -> bool {
+        let state = self.state.lock();
+        state.making || !state.freed.is_empty()
+    }
+
     /// Why nothing is ready, if making a spare failed last time.
     pub fn error(&self) -> Option<Error> {
         self.state.lock().error.clone()

@@ -129,6 +129,8 @@ pub struct LogWriter {
     committed_at: i64,
     next_ticket: u64,
     in_flight: VecDeque<InFlight>,
+    /// The next group goes into another segment.
+    leaving: bool,
     dead: bool,
 }
 
@@ -171,6 +173,7 @@ impl LogWriter {
             committed_at: start.committed_at,
             next_ticket: 1,
             in_flight: VecDeque::new(),
+            leaving: false,
             dead: false,
         }
     }
@@ -216,10 +219,14 @@ impl LogWriter {
         if self.supply.ready(len + SEGMENT_HEADER as u64, use_reserve) { Room::Next } else { Room::None }
     }
 
+    /// The segment at hand gets no further group: when checkpoints have passed it, it can be freed.
+    pub fn leave_segment(&mut self) {
+        self.leaving = true;
+    }
+
     fn fits(&self, len: u64) -> bool {
-        self.segment
-            .as_ref()
-            .is_some_and(|s| SEGMENT_HEADER as u64 + (self.end.offset - s.header.base) + len <= s.header.bytes)
+        let segment = self.segment.as_ref().filter(|_| !self.leaving);
+        segment.is_some_and(|s| SEGMENT_HEADER as u64 + (self.end.offset - s.header.base) + len <= s.header.bytes)
     }
 
     /// Sends a group for which `room` said where; `now` is the wall clock. Returns its ticket and `committed_at` (D6).
@@ -330,6 +337,7 @@ impl LogWriter {
             predecessor: self.end,
         };
         self.next_number += 1;
+        self.leaving = false;
         let path = segment_path(&self.dir, header.number);
         let old = self.segment.take().map(|s| (s.file, s.path));
         let entry = Entry {

@@ -283,7 +283,7 @@ impl Sim {
                 (Target::Uids(from, to), core.matching(&at, &filter, &|| Ok(())).unwrap().0)
             }
         };
-        if let Ok(Ok(ticket)) = core.submit_forget(&at, wanted) {
+        if let Ok(Ok(ticket)) = core.submit_forget(&at, wanted, false) {
             self.forgetting.push((self.oracle.forgets.len(), ticket));
             self.oracle.forgets.push(Forget { space, target, at: None, refused: false });
         }

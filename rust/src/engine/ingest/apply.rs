@@ -31,7 +31,7 @@ enum Told {
         reply: Reply<Committed>,
         committed: Committed,
     },
-    Session {
+    Order {
         space: Arc<Space>,
         control: Box<Control>,
         epoch: u64,
@@ -54,12 +54,12 @@ pub(super) fn apply(core: &Core, group: &mut Group, mode: Durability, synced: u6
             Change::Observe { batch, first, supersedes } => {
                 observe(delta, group, space, *batch, first, supersedes, mode)
             }
-            Change::Forget { bytes, reply, generation, ids } => {
-                apply_forget(delta, &ids, generation, group.before, group.committed_at);
+            Change::Forget { bytes, reply, generation, ids, purge } => {
+                apply_forget(delta, &ids, purge, generation, group.before, group.committed_at);
                 let committed = Committed { first: generation, count: ids.len() as u32, durability: mode };
                 Told::Forget { space, bytes, reply, committed }
             }
-            Change::Session { control, epoch } => Told::Session { space, control, epoch },
+            Change::Order { control, epoch } => Told::Order { space, control, epoch },
         });
     }
     let clock = core.now();
@@ -116,7 +116,7 @@ impl Told {
                 give_back(&space, bytes);
                 reply.complete(Ok(committed));
             }
-            Self::Session { space, control, epoch } => {
+            Self::Order { space, control, epoch } => {
                 give_back(&space, control.bytes);
                 turn(&space, control.order, epoch, group.committed_at);
             }
@@ -133,10 +133,19 @@ fn commit(session: &Speaker, stamp: Stamp, committed: Committed, group: &Group, 
     joined.into_iter().flatten().for_each(|reply| reply.complete(Ok(committed)));
 }
 
-/// A session's order has happened (S1, S4).
+/// An order has happened (S1, S4, G5, K3).
 fn turn(space: &Space, order: Order, epoch: u64, at: i64) {
+    let none = Committed { first: Generation(0), count: 0, durability: space.durability };
     match order {
         Order::Forget { .. } => {}
+        Order::Expire { through, reply } => {
+            space.let_go(through, Vec::new());
+            reply.complete(Ok(none));
+        }
+        Order::Purged { ids, reply } => {
+            space.purged(&ids);
+            reply.complete(Ok(none));
+        }
         Order::Open { session, reply } => {
             space.sessions.insert(Arc::clone(&session));
             let attached = attached(&session, epoch, None, at);
@@ -148,7 +157,6 @@ fn turn(space: &Space, order: Order, epoch: u64, at: i64) {
         }
         Order::End { session, reply, .. } => {
             space.sessions.remove(session.id);
-            let none = Committed { first: Generation(0), count: 0, durability: space.durability };
             reply.complete(Ok(none));
         }
     }
@@ -185,7 +193,7 @@ impl Item {
                 give_back(&self.space, bytes);
                 reply.complete(Err(error.clone()));
             }
-            Change::Session { control, .. } => answer_control(&self.space, *control, &|| Err(error.clone())),
+            Change::Order { control, .. } => answer_control(&self.space, *control, &|| Err(error.clone())),
         }
     }
 }
@@ -207,7 +215,10 @@ pub(super) fn answer_control(space: &Space, control: Control, outcome: &dyn Fn()
     give_back(space, control.bytes);
     let error = || outcome().err().unwrap_or(Error::Fenced);
     match control.order {
-        Order::Forget { reply, .. } | Order::End { reply, .. } => reply.complete(outcome()),
+        Order::Forget { reply, .. }
+        | Order::Expire { reply, .. }
+        | Order::Purged { reply, .. }
+        | Order::End { reply, .. } => reply.complete(outcome()),
         Order::Open { reply, .. } | Order::Attach { reply, .. } => reply.complete(Err(error())),
     }
 }

@@ -273,6 +273,17 @@ impl Writer {
         sent.is_some()
     }
 
+    /// Moves the log's end, into another segment if `leave`: a checkpoint can then be made behind everything that was there. True if it moved.
+    pub(in crate::engine) fn turn_over(&mut self, core: &Core, leave: bool) -> bool {
+        if !self.is_quiet() || !matches!(self.health, Health::Well) {
+            return false;
+        }
+        if leave {
+            self.log.leave_segment();
+        }
+        self.close(core, false)
+    }
+
     /// Up to where a checkpoint may say that all is in files: a clean end stays in what the next start reads, or it would not know of it.
     pub(in crate::engine) fn checkpoint_cut(&self) -> LogPosition {
         let synced = self.log.synced();

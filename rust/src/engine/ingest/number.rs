@@ -18,7 +18,8 @@ use crate::session::SessionState;
 use crate::store::{Batch, Control, Order, Piece, Scope, Space, Speaker, Wanted, continues};
 use crate::types::{FORGET_IDS_MAX, Generation, LogPosition};
 use crate::wal::{
-    ExpiryRecord, ForgetRecord, GroupBuilder, Room, Said, SessionEvent, SessionRecord, VoidRecord, observe_prefix,
+    ExpiryRecord, ForgetRecord, GroupBuilder, PurgedRecord, Room, Said, SessionEvent, SessionRecord, VoidRecord,
+    observe_prefix,
 };
 
 /// Bytes of an observe record beside its frame, for counting room, and of each item in it: its hash and what it may supersede.
@@ -39,9 +40,10 @@ pub(super) enum Change {
         reply: Reply<Committed>,
         generation: Generation,
         ids: Vec<Generation>,
+        purge: bool,
     },
-    /// A session's order, numbered; the epoch it gave.
-    Session {
+    /// An order that takes no generation; the epoch it gave a session.
+    Order {
         control: Box<Control>,
         epoch: u64,
     },
@@ -222,8 +224,8 @@ impl Writer {
     fn add_order(&mut self, core: &Core, partition: &Partition, space: &Arc<Space>, control: Box<Control>) -> bool {
         self.scratch.clear();
         let planned = match &control.order {
-            Order::Forget { wanted, .. } => self.plan_forget(space, wanted),
-            order => self.plan_session(space, order),
+            Order::Forget { wanted, purge, .. } => self.plan_forget(space, wanted, *purge),
+            order => self.plan_order(space, order),
         };
         let planned = match planned {
             Ok(Some(planned)) => planned,
@@ -252,14 +254,14 @@ impl Writer {
         }
         self.building.builder.push(&self.scratch, None);
         let change = match (planned, *control) {
-            (Planned::Forget(generation, ids), Control { bytes, order: Order::Forget { reply, .. } }) => {
+            (Planned::Forget(generation, ids), Control { bytes, order: Order::Forget { reply, purge, .. } }) => {
                 space.number(1);
                 space.condemn(&ids);
-                Change::Forget { bytes, reply, generation, ids }
+                Change::Forget { bytes, reply, generation, ids, purge }
             }
             (_, control) => {
                 let epoch = begin_epoch(&control.order);
-                Change::Session { control: Box::new(control), epoch }
+                Change::Order { control: Box::new(control), epoch }
             }
         };
         self.building.items.push(Item { space: Arc::clone(space), change });
@@ -267,24 +269,30 @@ impl Writer {
     }
 
     /// Who dies, and the record in `scratch`; None if there is nobody.
-    fn plan_forget(&mut self, space: &Space, wanted: &Wanted) -> Result<Option<Planned>, Error> {
+    fn plan_forget(&mut self, space: &Space, wanted: &Wanted, purge: bool) -> Result<Option<Planned>, Error> {
         let ids = self.dying_now(space, wanted)?;
         if ids.is_empty() {
             return Ok(None);
         }
         let generation = space.numbered().plus(1);
-        let record = ForgetRecord { space: space.options.id, generation, ids };
+        let record = ForgetRecord { space: space.options.id, generation, ids, purge };
         record.encode(&mut self.scratch);
         Ok(Some(Planned::Forget(generation, record.ids)))
     }
 
-    /// The record of a session's order in `scratch`, if the order is one that may be given now.
-    fn plan_session(&mut self, space: &Space, order: &Order) -> Result<Option<Planned>, Error> {
+    /// The record of an order in `scratch`, if it is one that may be given now.
+    fn plan_order(&mut self, space: &Space, order: &Order) -> Result<Option<Planned>, Error> {
         let id = space.options.id;
         let record = |session: &Speaker, epoch, event| SessionRecord { space: id, session: session.id, epoch, event };
         let gone = || Error::SessionExpired { reason: "it was closed, or has expired".to_owned() };
         match order {
             Order::Forget { .. } => {}
+            Order::Expire { through, .. } => {
+                ExpiryRecord { space: id, history: *through, sessions: Vec::new() }.encode(&mut self.scratch);
+            }
+            Order::Purged { ids, .. } => {
+                PurgedRecord { space: id, ids: ids.clone() }.encode(&mut self.scratch);
+            }
             Order::Open { session, .. } => {
                 let (priority, principal) = (session.priority.code(), session.principal.clone());
                 record(session, 1, SessionEvent::Opened { priority, principal }).encode(&mut self.scratch);
@@ -309,11 +317,12 @@ impl Writer {
                 }
                 match epoch {
                     Some(epoch) => record(session, *epoch, SessionEvent::Closed).encode(&mut self.scratch),
-                    None => ExpiryRecord { space: id, sessions: vec![session.id] }.encode(&mut self.scratch),
+                    None => ExpiryRecord { space: id, history: Generation(0), sessions: vec![session.id] }
+                        .encode(&mut self.scratch),
                 }
             }
         }
-        Ok(Some(Planned::Session))
+        Ok(Some(Planned::Other))
     }
 
     /// Those of the memories meant that live after everything numbered so far.
@@ -381,7 +390,7 @@ impl Writer {
 
 enum Planned {
     Forget(Generation, Vec<Generation>),
-    Session,
+    Other,
 }
 
 /// Opening and attaching begin an epoch, here, so that what the older one pushed behind is not numbered (S4).

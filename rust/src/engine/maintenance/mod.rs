@@ -15,7 +15,7 @@ mod plan;
 mod seal;
 
 pub(in crate::engine) use kept::{Kept, rows_id, rows_path};
-use plan::{Goal, merge_goal};
+use plan::{Goal, merge_goal, rewrite_goal};
 use seal::{Progress, SealJob};
 
 use super::core::{Core, Partition};
@@ -25,13 +25,13 @@ use crate::queue::{Reply, Ticket};
 use crate::records::SealedFile;
 use crate::session::{ExpiryGuard, SessionState};
 use crate::store::Space;
-use crate::types::{SessionId, SpaceId};
+use crate::types::{Generation, SessionId, SpaceId};
 use crate::wal::{Supply, SupplyWork};
 
 /// Blocks checked in one job, and the pause between jobs: at most 25 MB/s, only when idle.
 const SCRUB_BLOCKS: usize = 64;
 const SCRUB_PACE_MS: u64 = 40;
-/// Between two looks for sessions that expire.
+/// Between two looks for what expires.
 const EXPIRE_PACE_MS: u64 = 60_000;
 
 /// Where the scrub stands: this file is done up to this block; 0 and a path: all of it.
@@ -223,7 +223,7 @@ impl Maintenance {
             self.submit(core, Work::Seal(job), next);
             return true;
         }
-        self.expire_sessions(core);
+        self.expire(core);
         core.now() >= self.retry_at && (self.merge(core) || self.scrub_some(core))
     }
 
@@ -243,7 +243,8 @@ impl Maintenance {
         for partition in &core.partitions {
             if core.now() >= self.merge_retry_at
                 && partition.poisoned.get().is_none()
-                && let Some(goal) = merge_goal(core, partition, core.config.merge_files)
+                && let Some(goal) =
+                    rewrite_goal(core, partition).or_else(|| merge_goal(core, partition, core.config.merge_files))
             {
                 return self.start(core, partition, &goal, false);
             }
@@ -251,28 +252,38 @@ impl Maintenance {
         false
     }
 
-    /// Sessions that nobody has used for too long: their records are no longer kept (S1).
-    fn expire_sessions(&mut self, core: &Core) {
+    /// What is no longer kept, by a record: sessions that nobody has used for too long, and what died too long ago (S1, G5).
+    fn expire(&mut self, core: &Core) {
         if core.now() < self.expire_at {
             return;
         }
         self.expire_at = core.after_ms(EXPIRE_PACE_MS);
         let wall = core.env.clock.wall_micros();
-        let keep = i64::try_from(core.config.session_keep_ms.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let before =
+            |keep_ms: u64| wall.saturating_sub(i64::try_from(keep_ms.saturating_mul(1_000)).unwrap_or(i64::MAX));
+        let (unused, dead) = (before(core.config.session_keep_ms), before(core.config.history_keep_ms));
         let mut past = BTreeMap::new();
         for space in core.spaces.all() {
             for session in space.sessions.all() {
                 let section = session.section();
-                if section.state == SessionState::Detached && section.used_at.saturating_add(keep) < wall {
-                    past.insert((space.options.id, session.id), (Arc::clone(&space), Arc::clone(&session)));
+                if section.state == SessionState::Detached && section.used_at < unused {
+                    past.insert((space.options.id, session.id), (Arc::clone(&space), Some(Arc::clone(&session))));
                 }
+            }
+            let through = forgotten_by(&space, dead);
+            if space.view().died_between(space.history_from(), through) {
+                past.insert((space.options.id, SessionId(0)), (Arc::clone(&space), None));
             }
         }
         let due: Vec<_> = past.keys().copied().collect();
         for key in self.expiry.look(core.now(), wall, &due) {
             let (space, session) = &past[&key];
             // If it cannot be ordered now, it is due again later.
-            if core.submit_end(space, session, None).is_ok_and(|ordered| ordered.is_some()) {
+            let ordered = match session {
+                Some(session) => core.submit_end(space, session, None).is_ok_and(|ordered| ordered.is_some()),
+                None => core.submit_expire(space, forgotten_by(space, dead)).unwrap_or(false),
+            };
+            if ordered {
                 core.drive(space.options.partition.0 as usize);
             }
         }
@@ -346,6 +357,11 @@ impl Maintenance {
     fn request(&mut self, partition: usize, reply: Reply<()>) {
         self.requests.push_back(Request { partition, reply, planned: false });
     }
+}
+
+/// The last generation that was committed at or before a time.
+fn forgotten_by(space: &Space, time: i64) -> Generation {
+    space.view().generation_at(time).max(space.change_at(time)).unwrap_or_default()
 }
 
 /// Whether all of the partition's log is on the disk; asks for it if not.

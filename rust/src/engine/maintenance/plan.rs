@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::super::core::{Core, Partition};
 use crate::records::RowSource;
-use crate::store::{Space, View};
-use crate::types::{FileId, LogPosition, PartitionId, SpaceId};
+use crate::store::{Deaths, LeftOut, Space, ThinnedRows, View};
+use crate::types::{FileId, Generation, LogPosition, PartitionId, SpaceId};
 
 /// What to put into files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub(super) enum Goal {
     MergeOwn(SpaceId, Vec<FileId>),
     /// These shared files into one.
     MergeShared(Vec<FileId>),
+    /// This file, shared or not, without the rows that need not be kept.
+    Rewrite(FileId, bool),
 }
 
 pub(super) struct PlannedSpace {
@@ -45,10 +47,20 @@ pub(super) fn sharp_position(spaces: &[PlannedSpace], cut: LogPosition) -> LogPo
 }
 
 impl PlannedSpace {
-    pub(super) fn sources(&self) -> Vec<Arc<dyn RowSource>> {
+    /// The last generation that everything before the plan's cut, or sealed by it, has used.
+    pub(super) fn last_generation(&self) -> Generation {
+        // What stands for lost rows has no generation to go on from.
+        let next = self.view.tail().skip(self.take).find(|p| p.sound);
+        next.map_or(self.view.watermark(), |p| Generation(p.rows.first().0 - 1))
+    }
+
+    /// The rows that go into the new file: without those that need not be kept.
+    pub(super) fn sources(&self, core: &Core) -> Vec<Arc<dyn RowSource>> {
         let merged = self.view.sealed().iter().filter(|p| self.replaced.contains(&p.place.file));
         let tail = self.view.tail().take(self.take).filter(|p| p.sound && p.rows.rows() > 0);
-        merged.map(|p| Arc::clone(&p.rows)).chain(tail.map(|p| Arc::clone(&p.rows))).collect()
+        let all = merged.map(|p| (&p.rows, &p.deaths)).chain(tail.map(|p| (&p.rows, &p.deaths)));
+        let left_out = self.space.leaves_out(self.last_generation(), core.now(), &core.config);
+        all.filter_map(|(rows, deaths)| thinned(rows, deaths, &left_out)).collect()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -57,17 +69,56 @@ impl PlannedSpace {
     }
 }
 
+/// The rows less those that are left out; None if none are left.
+fn thinned(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut) -> Option<Arc<dyn RowSource>> {
+    if !deaths.any() {
+        return Some(Arc::clone(rows));
+    }
+    let gone = |row, death| left_out.has(rows.generation_at(row), death);
+    ThinnedRows::of(rows, |row| deaths.at(row, left_out.upto()).is_none_or(|death| !gone(row, death)))
+}
+
+/// A file with so many rows that need not be kept that it is written again: a quarter of them, or one whose bytes must go.
+pub(super) fn rewrite_goal(core: &Core, partition: &Partition) -> Option<Goal> {
+    for space in core.spaces.of_partition(partition.id) {
+        if !space.takes_thinning() {
+            continue;
+        }
+        let view = space.view();
+        let left_out = space.leaves_out(view.watermark(), core.now(), &core.config);
+        for part in view.sealed().iter().filter(|p| p.sound && p.deaths.any()) {
+            let gone: Vec<Generation> = part
+                .deaths
+                .each(left_out.upto())
+                .map(|(row, death)| (part.rows.generation_at(row), death))
+                .filter(|(row, death)| left_out.has(*row, *death))
+                .map(|(row, _)| row)
+                .collect();
+            let must = gone.iter().any(|row| left_out.purges(*row));
+            if must || (!gone.is_empty() && gone.len() * 4 >= part.rows.rows()) {
+                // There may be more.
+                space.let_go(Generation(0), Vec::new());
+                let kept = partition.kept.lock();
+                let shared = kept.current.iter().flat_map(|c| &c.files).any(|f| f.id == part.place.file && f.shared);
+                return Some(Goal::Rewrite(part.place.file, shared));
+            }
+        }
+    }
+    None
+}
+
 pub(super) fn plan_space(space: Arc<Space>, view: Arc<View>, goal: &Goal, cut: LogPosition) -> PlannedSpace {
     let id = space.options.id;
     let sealing = match goal {
         Goal::All => true,
         Goal::One(one) => *one == id,
-        Goal::MergeOwn(..) | Goal::MergeShared(_) => false,
+        Goal::MergeOwn(..) | Goal::MergeShared(_) | Goal::Rewrite(..) => false,
     };
     let take = if sealing { view.tail().take_while(|p| p.position.offset < cut.offset).count() } else { 0 };
     let replaced = match goal {
         Goal::MergeOwn(one, files) if *one == id => files.clone(),
         Goal::MergeShared(files) => consecutive(&view, files),
+        Goal::Rewrite(file, _) if view.sealed().iter().any(|p| p.sound && p.place.file == *file) => vec![*file],
         _ => Vec::new(),
     };
     PlannedSpace { space, view, take, replaced }

@@ -78,7 +78,7 @@ impl SealJob {
         let position = sharp_position(&spaces, cut);
         let mut job = Self {
             partition: partition.index,
-            merge: matches!(goal, Goal::MergeOwn(..) | Goal::MergeShared(_)),
+            merge: matches!(goal, Goal::MergeOwn(..) | Goal::MergeShared(_) | Goal::Rewrite(..)),
             steps: 0,
             spaces,
             position,
@@ -119,7 +119,7 @@ impl SealJob {
         };
         let (mut own, mut shared): (Vec<SealSpace>, Vec<SealSpace>) = (Vec::new(), Vec::new());
         for planned in &self.spaces {
-            let parts = planned.sources();
+            let parts = planned.sources(core);
             if parts.is_empty() {
                 continue;
             }
@@ -127,14 +127,15 @@ impl SealJob {
             let (space, dim) = (planned.space.options.id, planned.space.options.dim);
             let seal = SealSpace { space, dim, parts };
             let alone = match goal {
-                Goal::MergeOwn(..) => true,
-                Goal::MergeShared(_) => false,
+                Goal::MergeOwn(..) | Goal::Rewrite(_, false) => true,
+                Goal::MergeShared(_) | Goal::Rewrite(_, true) => false,
                 _ => bytes >= core.config.seal_own_file_bytes_min,
             };
             if alone { own.push(seal) } else { shared.push(seal) }
         }
         let tier = match goal {
             Goal::MergeOwn(_, files) | Goal::MergeShared(files) => tier_of(files),
+            Goal::Rewrite(file, _) => tier_of(&[*file]) - 1,
             _ => 0,
         };
         let groups = own.into_iter().map(|s| (vec![s], false)).chain((!shared.is_empty()).then_some((shared, true)));
@@ -267,9 +268,7 @@ impl SealJob {
 
     fn checkpoint_space(&self, core: &Core, partition: &Partition, planned: &PlannedSpace) -> CheckpointSpace {
         let state = planned.space.state();
-        // What stands for lost rows has no generation to go on from.
-        let next = planned.view.tail().skip(planned.take).find(|p| p.sound);
-        let last_generation = next.map_or(planned.view.watermark(), |p| Generation(p.rows.first().0 - 1));
+        let last_generation = planned.last_generation();
         let parts: Vec<FilePart> = self
             .new_sealed(planned, planned.view.sealed())
             .iter()
@@ -287,6 +286,8 @@ impl SealJob {
             degraded: state.degraded,
             deaths: deaths(&planned.space, state.unplaced, last_generation),
             sessions: sessions(core, partition, &planned.space),
+            history_from: state.history_from,
+            purging: state.purging.into_iter().filter(|(_, death)| *death <= last_generation).collect(),
             changes: planned.space.changes().into_iter().filter(|(g, _)| *g <= last_generation).collect(),
         }
     }

@@ -1,0 +1,123 @@
+"""Purging: the bytes are nowhere in the directory (K3)."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engram
+from property.engine_child import EngineChild
+
+LIMITS: dict[str, int] = {
+    "partitions": 1,
+    "segment_bytes_first": 65_536,
+    "segment_bytes_max": 65_536,
+    "seal_space_bytes": 32_768,
+    "seal_own_file_bytes_min": 8_192,
+    "checkpoint_log_bytes": 131_072,
+    "merge_files": 3,
+}
+SECRET = "the rose garden at dawn"
+
+
+def holding(directory: Path, needle: str = SECRET) -> list[str]:
+    """Files that hold the bytes; `quarantine/` is not looked into."""
+    files = [path for path in directory.rglob("*") if path.is_file() and "quarantine" not in path.parts]
+    return sorted(str(path.relative_to(directory)) for path in files if needle.encode() in path.read_bytes())
+
+
+def fill(space: engram.Space, tag: str, count: int = 400) -> None:
+    for first in range(0, count, 50):
+        space.observe_batch(texts=[f"{tag} {first + n} " + "." * 200 for n in range(50)])
+
+
+@pytest.mark.parametrize("where", ["log", "sealed", "merged", "shared"])
+def test_the_bytes_are_nowhere(tmp_path: Path, where: str) -> None:
+    with engram.open(tmp_path / "d", limits=LIMITS) as engine:
+        space, other = engine.space("s", dim=2), engine.space("t", dim=2)
+        if where != "shared":
+            fill(space, "before")
+        secrets = space.observe_batch(
+            texts=[f"{SECRET} {n}" for n in range(3)], metadata=[{"said": SECRET}] * 3, keys=[SECRET + "!", None, None]
+        )
+        other.observe("other", key="kept")
+        if where != "log":
+            engine.checkpoint()
+        if where == "merged":
+            for n in range(4):
+                fill(space, f"later {n}")
+                engine.checkpoint()
+        assert holding(tmp_path / "d")
+        expected = [memory.text for memory in space.list() if SECRET not in str(memory.text)]
+        assert space.forget(secrets.memory_ids.tolist(), purge=True) == 3
+        assert holding(tmp_path / "d") == []
+        assert [memory.text for memory in space.list()] == expected
+        then = [memory.text for memory in space.list(as_of=secrets.generation)]
+        assert then == [text for text in expected if str(text).startswith("before")]
+        assert space.get(key=SECRET + "!") is None
+        assert space.history(SECRET + "!") == []
+        fill(space, "after")
+        assert len(other) == 1
+    assert holding(tmp_path / "d") == []
+    verdict = engram.verify(tmp_path / "d")
+    assert (verdict["damage"], verdict["memories"]) == ([], len(expected) + 401)
+    with engram.open(tmp_path / "d", limits=LIMITS) as engine:
+        space = engine.space("s")
+        assert len(space) == len(expected) + 400
+        assert space.get(int(secrets.memory_ids[0])) is None
+        assert space.observe("x", key=SECRET + "?").memory_id == space.stats()["generation"]
+
+
+def test_a_snapshot_is_waited_for(tmp_path: Path) -> None:
+    with engram.open(tmp_path / "d", limits=LIMITS) as engine:
+        space = engine.space("s", dim=2)
+        fill(space, "before", 100)
+        space.observe(SECRET, key="k")
+        snapshot = space.snapshot()
+        done: list[int] = []
+        purging = threading.Thread(target=lambda: done.append(space.forget(key="k", purge=True)))
+        purging.start()
+        time.sleep(0.5)
+        found = snapshot.get(key="k")
+        assert found is not None
+        assert (found.text, done) == (SECRET, [])
+        assert space.get(key="k") is None, "forgotten at once, whatever the bytes"
+        assert holding(tmp_path / "d")
+        snapshot.release()
+        purging.join(timeout=60)
+        assert done == [1]
+        assert holding(tmp_path / "d") == []
+
+
+def test_a_purge_that_a_crash_cut_short_is_finished(tmp_path: Path) -> None:
+    for pause_ms in (0, 5, 20, 60):
+        path = tmp_path / f"d{pause_ms}"
+        child = EngineChild()
+        child.call("open", str(path), LIMITS)
+        child.call("make", "s", dim=2)
+        child.call("observe_batch", "s", texts=[f"{n} " + "." * 200 for n in range(300)])
+        child.call("observe", "s", text=SECRET)
+        child.call("checkpoint")
+        child.send("forget", "s", 301, purge=True)
+        time.sleep(pause_ms / 1e3)
+        child.kill()
+        with engram.open(path, limits=LIMITS) as engine:
+            space = engine.space("s")
+            space.forget(301, purge=True)
+            assert space.get(301) is None
+            assert len(space) == 300
+            assert holding(path) == []
+
+
+def test_sessions_take_duplicates_of_what_was_purged(tmp_path: Path) -> None:
+    with engram.open(tmp_path / "d", limits=LIMITS) as engine:
+        space = engine.space("s", dim=2)
+        with space.session() as session:
+            session.observe(SECRET)
+            assert space.forget(1, purge=True) == 1
+            # Its content is gone: it cannot be compared.
+            again: Any = session.observe("something else", sequence=1)
+            assert (again.duplicate, again.memory_id) == (True, 1)
+            assert len(space) == 0
