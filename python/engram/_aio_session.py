@@ -145,6 +145,15 @@ class AsyncSession:
         """Store a frame of the wire. See `Session.observe_frame`."""
         return await self._calls(self._session.observe_frame, frame, on_overload=on_overload, timeout=timeout)
 
+    def submit_frame(self, frame: bytes) -> bytes | None:
+        """Take a frame of the wire or refuse it, at once. See `Session.submit_frame`."""
+        return self._session.submit_frame(frame)
+
+    @property
+    def id(self) -> int:
+        """Tells its completions from those of others."""
+        return self._session.id
+
     async def pause(self) -> None:
         """Refuse what is sent until `resume`."""
         await self._calls(self._session.pause)

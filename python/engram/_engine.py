@@ -123,6 +123,26 @@ class Engine:
         """Remove a space and everything in it, and nothing else. Raises `NotFound`."""
         self._core.drop_space(name)
 
+    @property
+    def completions_fd(self) -> int:
+        """A file descriptor that an event loop may watch: readable when submitted frames have come to something."""
+        return self._core.completions_fd
+
+    def drain_completions(self, most: int = 1024) -> list[tuple[int, bytes]]:
+        """Return what submitted frames came to, oldest first.
+
+        Parameters
+        ----------
+        most : int
+            Completions to take; acknowledgements that continue each other are told as one.
+
+        Returns
+        -------
+        list of (int, bytes)
+            The session's `id`, and a `Told` of `proto/engram/v1/frame.proto`: an acknowledgement or a fault.
+        """
+        return self._core.drain_completions(most)
+
     def checkpoint(self) -> None:
         """Seal everything into files, so that the next start replays next to nothing.
 

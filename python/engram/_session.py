@@ -166,6 +166,25 @@ class Session:
         """
         return self._batch(self._core.say_frame(bytes(frame), self._space._timeout_ms(on_overload, timeout)))
 
+    def submit_frame(self, frame: bytes) -> bytes | None:
+        """Take a frame of the wire or refuse it, at once: for servers, which do not wait for a disk.
+
+        What it comes to is told by `Engine.drain_completions`. A refusal is returned, as the bytes of a `Told` with a
+        fault (`proto/engram/v1/frame.proto`) that says where to go on; frames that follow a refused one are passed over
+        in silence until the one that is expected comes.
+
+        Raises
+        ------
+        Fenced, SessionExpired, NotFound, Closed
+            The session takes no more frames from this speaker.
+        """
+        return self._core.submit_frame(bytes(frame))
+
+    @property
+    def id(self) -> int:
+        """Tells its completions from those of others."""
+        return self._core.id
+
     def _batch(self, said: tuple[int, list[tuple[int, int, int]], int, list[tuple[int, str]]]) -> BatchAck:
         _, runs, duplicates, rejected = said
         empty = np.empty(0, dtype=np.uint64)

@@ -93,6 +93,15 @@ class AsyncEngine:
         """Remove a space and everything in it, and nothing else. Raises `NotFound`."""
         await self._calls(self._engine.drop_space, name)
 
+    @property
+    def completions_fd(self) -> int:
+        """A file descriptor for the loop's `add_reader`. See `Engine.completions_fd`."""
+        return self._engine.completions_fd
+
+    def drain_completions(self, most: int = 1024) -> list[tuple[int, bytes]]:
+        """Return what submitted frames came to. See `Engine.drain_completions`."""
+        return self._engine.drain_completions(most)
+
     async def checkpoint(self) -> None:
         """Seal everything into files. See `Engine.checkpoint`."""
         await self._calls(self._engine.checkpoint)

@@ -29,6 +29,7 @@ METHODS: dict[type, dict[str, str]] = {
         "spaces": "self",
         "drop_space": "self, name",
         "checkpoint": "self",
+        "drain_completions": "self, most=1024",
         "stats": "self",
         "close": "self",
     },
@@ -45,6 +46,7 @@ METHODS: dict[type, dict[str, str]] = {
         "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, key=None, sequence=None, on_overload='wait', timeout=None",  # noqa: E501
         "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, sequence=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
         "observe_frame": "self, frame, *, on_overload='wait', timeout=None",
+        "submit_frame": "self, frame",
         "pause": "self",
         "resume": "self",
         "drain": "self, timeout=None",
@@ -54,9 +56,9 @@ METHODS: dict[type, dict[str, str]] = {
     engram.Snapshot: {**READS, "release": "self"},
 }
 PROPERTIES: dict[type, set[str]] = {
-    engram.Engine: {"path", "report"},
+    engram.Engine: {"path", "report", "completions_fd"},
     engram.Space: {"name", "dim", "metric", "durability"},
-    engram.Session: {"token", "priority", "state", "committed", "absorbed", "credits", "level", "advised_batch"},
+    engram.Session: {"id", "token", "priority", "state", "committed", "absorbed", "credits", "level", "advised_batch"},
     engram.Snapshot: {"generation"},
 }
 

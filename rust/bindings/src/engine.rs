@@ -8,8 +8,9 @@ use engram_core::env::Env;
 use engram_core::error::Error;
 use engram_core::types::{Config, Durability, Metric};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::completions::Bell;
 use crate::errors::{OrRaise, to_py};
 use crate::signals::Signals;
 use crate::space::Space;
@@ -19,6 +20,7 @@ use crate::stats::engine_stats;
 pub(crate) struct Shared {
     engine: engine::Engine,
     pid: u32,
+    completions: Bell,
     #[cfg(feature = "chaos")]
     faults: Arc<engram_core::env::FaultPlan>,
 }
@@ -88,6 +90,7 @@ impl Engine {
         let shared = Shared {
             engine,
             pid: std::process::id(),
+            completions: Bell::default(),
             #[cfg(feature = "chaos")]
             faults,
         };
@@ -176,6 +179,20 @@ impl Engine {
         d.set_item("strays", r.strays)?;
         d.set_item("seconds", r.nanos as f64 / 1e9)?;
         Ok(d)
+    }
+
+    /// A file descriptor that is readable when there are completions.
+    #[getter]
+    fn completions_fd(&self) -> PyResult<i32> {
+        self.shared.completions.descriptor(self.shared.engine()?.core())
+    }
+
+    /// Session and what it is told, oldest first.
+    fn drain_completions<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<(u64, Bound<'py, PyBytes>)>> {
+        let engine = self.shared.engine()?;
+        self.shared.completions.quiet();
+        let told = py.detach(|| engine.core().drain_completions(most));
+        Ok(told.into_iter().map(|(session, bytes)| (session.0, PyBytes::new(py, &bytes))).collect())
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

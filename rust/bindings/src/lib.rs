@@ -4,6 +4,7 @@
 //! every few milliseconds.
 
 mod columns;
+mod completions;
 mod convert;
 mod engine;
 mod errors;

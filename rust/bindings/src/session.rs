@@ -8,6 +8,7 @@ use engram_core::records::FrameView;
 use engram_core::session::Known;
 use engram_core::store::{self, Speaker};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::columns::ColumnsIn;
 use crate::engine::Shared;
@@ -126,6 +127,24 @@ impl Session {
     fn say_frame(&self, py: Python<'_>, frame: &[u8], timeout_ms: u64) -> PyResult<Acknowledged> {
         let first = FrameView::parse(frame).or_raise()?.first_sequence();
         self.say_spoken(py, frame.to_vec(), Some(first), false, timeout_ms)
+    }
+
+    /// None, or why the frame was refused, as the wire says it. Never waits.
+    fn submit_frame<'py>(&self, py: Python<'py>, frame: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let engine = self.shared.engine()?;
+        let frame = frame.to_vec();
+        let submitted = py.detach(|| {
+            let refused = engine.core().submit_frame(&self.space, &self.inner, self.epoch, frame);
+            engine.core().drive(self.space.options.partition.0 as usize);
+            refused
+        });
+        Ok(submitted.or_raise()?.map(|fault| PyBytes::new(py, &fault)))
+    }
+
+    /// Tells completions of this session from those of others.
+    #[getter]
+    fn id(&self) -> u64 {
+        self.inner.id.0
     }
 
     fn pause(&self, paused: bool) -> PyResult<()> {

@@ -10,9 +10,10 @@ use super::catalogue::Catalogue;
 use super::ingest::Writer;
 use super::maintenance::{Kept, Maintenance};
 use super::open::OpenReport;
+use super::sessions::Completion;
 use crate::env::{Env, Port, Scheduler, Task};
 use crate::error::Error;
-use crate::queue::Pool;
+use crate::queue::{Completions, Pool};
 use crate::store::Spaces;
 use crate::types::codec::Seed;
 use crate::types::{Config, PartitionId, SpaceId};
@@ -67,6 +68,8 @@ pub struct Core {
     pub(super) wants_room: AtomicBool,
     pub written: Written,
     pub report: OpenReport,
+    /// What submitted frames came to.
+    pub completions: Arc<Completions<Completion>>,
     pub closing: AtomicBool,
     pub observed: AtomicU64,
 }

@@ -23,7 +23,7 @@ pub use calls::{Admission, Prepared};
 pub use core::{Core, Partition};
 pub use open::{Damage, OpenReport};
 pub use reads::{AsOf, Found, Memory, Neighbours, Reading};
-pub use sessions::{Saying, Speech, Spoken};
+pub use sessions::{Completion, Saying, Speech, Spoken};
 pub use speaking::TakeUp;
 pub use stats::{EngineStats, PartitionStats, SpaceStats};
 pub use verify::{Inspection, Verdict, inspect, verify};

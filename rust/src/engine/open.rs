@@ -15,7 +15,7 @@ use super::maintenance::Maintenance;
 use super::recovery::{PartitionState, read_partition};
 use crate::env::{Env, Files, LockError, Port, Scheduler, Site, Task};
 use crate::error::Error;
-use crate::queue::Pool;
+use crate::queue::{Completions, Pool};
 use crate::store::{Delta, Spaces};
 use crate::types::codec::Seed;
 use crate::types::{Config, Durability, Generation, LogPosition, PartitionId};
@@ -118,6 +118,7 @@ impl Core {
             maintenance_port: port,
             written: Written::default(),
             report,
+            completions: Arc::new(Completions::default()),
             closing: false.into(),
             observed: AtomicU64::new(0),
             scheduler,

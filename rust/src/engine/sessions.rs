@@ -6,10 +6,10 @@ use super::calls::Prepared;
 use super::core::Core;
 use crate::error::Error;
 use crate::queue::{Committed, Reply, Ticket};
-use crate::records::{FrameView, check_frame, check_items};
+use crate::records::{AckRun, FrameView, check_frame, check_items, encode_fault};
 use crate::session::{Known, Priority, Session, SessionState, Token, Window};
 use crate::store::{Attached, Order, Piece, Space, Speaker};
-use crate::types::{Config, Metric, SessionId};
+use crate::types::{Config, Durability, Generation, Metric, SessionId};
 
 /// What is known of a frame that was said.
 pub struct Saying {
@@ -37,6 +37,16 @@ pub enum Speech {
     Said(Saying),
     /// No permit now; nothing was consumed.
     Full(&'static str),
+}
+
+/// What a part of a submitted frame came to.
+pub struct Completion {
+    space: Arc<Space>,
+    session: Arc<Speaker>,
+    first: u64,
+    /// Of items that had been said before.
+    again: Option<Vec<Option<u64>>>,
+    outcome: Result<Committed, Error>,
 }
 
 impl Core {
@@ -234,6 +244,125 @@ impl Core {
         let (observations, bytes) = space.depth.room();
         let part = |room: u64, most: u64| (room.min(most) as f64 * share) as u64;
         (part(observations, self.config.batch_items_max as u64), part(bytes, self.config.batch_bytes_max as u64))
+    }
+
+    /// Takes a frame of the wire or refuses it, at once (O2): what it comes to is told by `completions`. A refusal is told here, as bytes, and
+    /// what follows it is passed over in silence until the frame that is expected comes (S3).
+    pub fn submit_frame(
+        &self,
+        space: &Arc<Space>,
+        session: &Arc<Speaker>,
+        epoch: u64,
+        frame: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let mut first = 0;
+        let take = || {
+            first = FrameView::parse(&frame)?.first_sequence();
+            if session.section().discards(first) {
+                return Ok(());
+            }
+            let mut spoken = self.prepare_spoken(space, frame, false)?;
+            match self.say(space, session, epoch, Some(first), &mut spoken)? {
+                Speech::Said(saying) => self.follow(space, session, &saying, &spoken),
+                Speech::Full(reason) => return Err(self.overloaded(space, &spoken.prepared, reason)),
+            }
+            Ok(())
+        };
+        match take() {
+            Ok(()) => Ok(None),
+            Err(
+                error @ (Error::Closed { .. } | Error::NotFound { .. } | Error::SessionExpired { .. } | Error::Fenced),
+            ) => Err(error),
+            Err(error) => {
+                let expected = session.section().rewind();
+                Ok(Some(encode_fault(&error, first, expected)))
+            }
+        }
+    }
+
+    /// Tells what a frame comes to: at once what is known, later what is not.
+    fn follow(&self, space: &Arc<Space>, session: &Arc<Speaker>, saying: &Saying, spoken: &Spoken) {
+        let tell = |first: u64, count: u64, duplicate: bool, ticket: Option<&Arc<Ticket<Committed>>>| {
+            let from = (first - saying.first) as usize;
+            let again = duplicate.then(|| spoken.hashes[from..from + count as usize].to_vec());
+            let (space, session) = (Arc::clone(space), Arc::clone(session));
+            let made = move |outcome| Completion { space, session, first, again, outcome };
+            let Some(ticket) = ticket else {
+                let none = Committed { first: Generation(0), count: count as u32, durability: Durability::Memory };
+                self.completions.push(made(Ok(none)));
+                return;
+            };
+            let (completions, looked) = (Arc::clone(&self.completions), Arc::clone(ticket));
+            ticket.on_complete(Box::new(move || {
+                if let Some(outcome) = looked.outcome() {
+                    completions.push(made(outcome));
+                }
+            }));
+        };
+        let mut at = saying.first;
+        if saying.known > 0 {
+            tell(at, saying.known, true, None);
+            at += saying.known;
+        }
+        for (count, ticket, again) in [(&saying.coming, true), (&saying.fresh, false)]
+            .into_iter()
+            .filter_map(|(part, again)| part.as_ref().map(|(count, ticket)| (*count, ticket, again)))
+        {
+            tell(at, count, again, Some(ticket));
+            at += count;
+        }
+        for (item, error) in &spoken.rejected {
+            let first = saying.first + *item as u64;
+            let (space, session) = (Arc::clone(space), Arc::clone(session));
+            let refused = Completion { space, session, first, again: None, outcome: Err(error.clone()) };
+            self.completions.push(refused);
+        }
+    }
+
+    /// What submitted frames came to, oldest first: the session, and what it is told. Acknowledgements that continue each other are one.
+    pub fn drain_completions(&self, most: usize) -> Vec<(SessionId, Vec<u8>)> {
+        let (mut told, mut open): (Vec<(SessionId, Vec<u8>)>, Option<(SessionId, AckRun)>) = (Vec::new(), None);
+        for done in self.completions.drain(most) {
+            let id = done.session.id;
+            for what in self.told(done) {
+                if let (Some((of, run)), Ok(next)) = (&mut open, &what)
+                    && *of == id
+                    && run.takes(next)
+                {
+                    continue;
+                }
+                told.extend(open.take().map(|(of, run)| (of, run.encode())));
+                match what {
+                    Ok(run) => open = Some((id, run)),
+                    Err(fault) => told.push((id, fault)),
+                }
+            }
+        }
+        told.extend(open.map(|(of, run)| (of, run.encode())));
+        told
+    }
+
+    fn told(&self, done: Completion) -> Vec<Result<AckRun, Vec<u8>>> {
+        let Completion { space, session, first, again, outcome } = done;
+        let durability = space.durability;
+        let known = outcome.and_then(|committed| match &again {
+            Some(hashes) => self.acknowledged(&space, &session, first, hashes).map(|known| (committed, known)),
+            None => Ok((committed, Vec::new())),
+        });
+        match known {
+            Err(error) => vec![Err(encode_fault(&error, first, 0))],
+            Ok((committed, _)) if again.is_none() => {
+                let (count, generation) = (u64::from(committed.count), committed.first.0);
+                vec![Ok(AckRun { first, count, generation, durability, duplicate: false })]
+            }
+            Ok((_, known)) => {
+                let run = |k: &Known| {
+                    let generation = k.generation.map_or(0, |g| g.0);
+                    Ok(AckRun { first: k.first, count: k.count, generation, durability, duplicate: true })
+                };
+                known.iter().map(run).collect()
+            }
+        }
     }
 
     /// Pauses or resumes a session (S8).

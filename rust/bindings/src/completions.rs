@@ -1,0 +1,39 @@
+//! The descriptor by which an event loop learns that there are completions: a socket with a byte in it.
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, OnceLock};
+
+use engram_core::engine::Core;
+use pyo3::prelude::*;
+
+#[derive(Default)]
+pub(crate) struct Bell(OnceLock<(UnixStream, Arc<UnixStream>)>);
+
+impl Bell {
+    /// The end that is readable when the bell has rung; made when it is first asked for.
+    pub(crate) fn descriptor(&self, core: &Core) -> PyResult<i32> {
+        if self.0.get().is_none() {
+            let (reader, writer) = UnixStream::pair()?;
+            reader.set_nonblocking(true)?;
+            writer.set_nonblocking(true)?;
+            // Another thread may have been quicker.
+            let _ = self.0.set((reader, Arc::new(writer)));
+            if let Some((_, writer)) = self.0.get() {
+                let writer = Arc::clone(writer);
+                // A full socket is readable already.
+                core.completions.on_ring(Box::new(move || drop((&*writer).write(&[1]))));
+            }
+        }
+        Ok(self.0.get().map_or(-1, |(reader, _)| reader.as_raw_fd()))
+    }
+
+    /// What has rung so far is heard.
+    pub(crate) fn quiet(&self) {
+        if let Some((reader, _)) = self.0.get() {
+            let mut bytes = [0; 64];
+            while matches!((&*reader).read(&mut bytes), Ok(n) if n > 0) {}
+        }
+    }
+}
