@@ -2,7 +2,7 @@
 //!
 //! Data walks one way: `queue` (where it waits) → `wal` (what survives) → `store` (what may be seen) → `index` (what is near).
 //! `engine` runs the parts; everything that is not deterministic goes through `env`, so that a whole engine runs on a simulated
-//! disk and clock from one seed. Start reading at `engine/ingest.rs`: it is the one writer function.
+//! disk and clock from one seed. Start reading at `engine/ingest/mod.rs`: it is the one writer function.
 #![forbid(unsafe_code)]
 
 pub mod engine;

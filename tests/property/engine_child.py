@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,6 +67,9 @@ class Calls:
         self.snapshots.clear()
         self.sessions.clear()
         return self.engine.report
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def close(self) -> None:
         self._engine().close()

@@ -242,13 +242,14 @@ impl Opener<'_> {
             let now = self.env.clock.monotonic_nanos();
             spaces.insert(Arc::new(seat.into_space(durability, self.config, process_unsealed, now)));
         }
+        let after_unclean = state.log.last_run.is_some() && !state.ended_clean;
         let partition = Partition {
             id: state.id,
             index,
             dir: state.dir,
             port,
             supply,
-            writer: Mutex::new(Writer::new(log, !tail, !tail && state.ended_closed)),
+            writer: Mutex::new(Writer::new(log, !tail, !tail && state.ended_closed, after_unclean)),
             ready: crossbeam::queue::SegQueue::new(),
             controls: crossbeam::queue::SegQueue::new(),
             dirty: false.into(),

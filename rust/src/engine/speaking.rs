@@ -81,8 +81,16 @@ impl Engine {
             self.core.drive(index);
             std::thread::park_timeout(SLICE);
             self.core.check_open()?;
+            space.admits()?;
+            if let Some(reason) = space.damage() {
+                return Err(Error::corrupted(format!("space {}", space.options.name), 0, reason));
+            }
             pulse()
         };
+        if partition.kept.lock().damaged {
+            let reason = "something of this partition is damaged: nothing is deleted, and nothing can be purged";
+            return Err(Error::corrupted(&partition.dir, 0, reason));
+        }
         loop {
             self.wait(&self.core.submit_checkpoint(index), pulse)?;
             let view = space.view();

@@ -253,16 +253,18 @@ impl RowSource for DamagedRows {
 pub struct ThinnedRows {
     rows: Arc<dyn RowSource>,
     kept: Vec<u32>,
+    /// The end of the last row's batch was in a part of which nothing is left.
+    ends: bool,
 }
 
 impl ThinnedRows {
-    /// The rows that `keeps`; None: none of them. The source itself if it keeps all.
-    pub fn of(rows: &Arc<dyn RowSource>, keeps: impl Fn(usize) -> bool) -> Option<Arc<dyn RowSource>> {
+    /// The rows that `keeps`; None: none of them. The source itself if it keeps all, and does not end a batch for others.
+    pub fn of(rows: &Arc<dyn RowSource>, keeps: impl Fn(usize) -> bool, ends: bool) -> Option<Arc<dyn RowSource>> {
         let kept: Vec<u32> = (0..rows.rows()).filter(|row| keeps(*row)).map(|row| row as u32).collect();
-        if kept.len() == rows.rows() {
+        if kept.len() == rows.rows() && !ends {
             return Some(Arc::clone(rows));
         }
-        (!kept.is_empty()).then(|| Arc::new(Self { rows: Arc::clone(rows), kept }) as Arc<dyn RowSource>)
+        (!kept.is_empty()).then(|| Arc::new(Self { rows: Arc::clone(rows), kept, ends }) as Arc<dyn RowSource>)
     }
 
     fn at(&self, row: usize) -> usize {
@@ -293,7 +295,7 @@ impl RowSource for ThinnedRows {
     }
 
     fn row(&self, row: usize) -> Result<Row<'_>, Error> {
-        self.rows.row(self.at(row))
+        Ok(Row { ends_batch: self.ends_batch(row)?, ..self.rows.row(self.at(row))? })
     }
 
     fn facts(&self, row: usize) -> Result<Facts<'_>, Error> {
@@ -304,8 +306,15 @@ impl RowSource for ThinnedRows {
         self.rows.committed_at(self.at(row))
     }
 
+    /// A batch whose last row is left out ends with the one before it.
     fn ends_batch(&self, row: usize) -> Result<bool, Error> {
-        self.rows.ends_batch(self.at(row))
+        let to = self.kept.get(row + 1).map_or(self.rows.rows(), |next| *next as usize);
+        for i in self.at(row)..to {
+            if self.rows.ends_batch(i)? {
+                return Ok(true);
+            }
+        }
+        Ok(self.ends && row + 1 == self.kept.len())
     }
 
     fn has_keys(&self) -> bool {

@@ -40,6 +40,8 @@ pub(in crate::engine) struct Writer {
     first_of_run: bool,
     /// The last group is a close record: nothing needs protecting.
     closed: bool,
+    /// The run before did not end cleanly: this one's clean end must be written, whatever else is.
+    after_unclean: bool,
     /// Where the closing group of a clean end begins.
     clean_close_at: Option<LogPosition>,
     syncing: bool,
@@ -48,7 +50,7 @@ pub(in crate::engine) struct Writer {
 }
 
 impl Writer {
-    pub(in crate::engine) fn new(log: LogWriter, first_of_run: bool, closed: bool) -> Self {
+    pub(in crate::engine) fn new(log: LogWriter, first_of_run: bool, closed: bool, after_unclean: bool) -> Self {
         Self {
             log,
             building: Group::default(),
@@ -58,6 +60,7 @@ impl Writer {
             health: Health::Well,
             first_of_run,
             closed,
+            after_unclean,
             clean_close_at: None,
             syncing: false,
             last_activity: 0,
@@ -292,6 +295,6 @@ impl Writer {
 
     /// Whether a clean end must still be written: not for a log that this run never touched.
     pub(in crate::engine) fn needs_clean_close(&self) -> bool {
-        matches!(self.health, Health::Well) && self.log.touched()
+        matches!(self.health, Health::Well) && (self.log.touched() || self.after_unclean)
     }
 }

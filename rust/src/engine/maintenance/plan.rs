@@ -60,7 +60,15 @@ impl PlannedSpace {
         let tail = self.view.tail().take(self.take).filter(|p| p.sound && p.rows.rows() > 0);
         let all = merged.map(|p| (&p.rows, &p.deaths)).chain(tail.map(|p| (&p.rows, &p.deaths)));
         let left_out = self.space.leaves_out(self.last_generation(), core.now(), &core.config);
-        all.filter_map(|(rows, deaths)| thinned(rows, deaths, &left_out)).collect()
+        // From the end: where nothing is left of a part, its batch ends with the part before.
+        let (mut sources, mut ends) = (Vec::new(), false);
+        for (rows, deaths) in all.collect::<Vec<_>>().into_iter().rev() {
+            let left = thinned(rows, deaths, &left_out, ends);
+            ends = left.is_none();
+            sources.extend(left);
+        }
+        sources.reverse();
+        sources
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -70,12 +78,12 @@ impl PlannedSpace {
 }
 
 /// The rows less those that are left out; None if none are left.
-fn thinned(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut) -> Option<Arc<dyn RowSource>> {
-    if !deaths.any() {
+fn thinned(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut, ends: bool) -> Option<Arc<dyn RowSource>> {
+    if !deaths.any() && !ends {
         return Some(Arc::clone(rows));
     }
     let gone = |row, death| left_out.has(rows.generation_at(row), death);
-    ThinnedRows::of(rows, |row| deaths.at(row, left_out.upto()).is_none_or(|death| !gone(row, death)))
+    ThinnedRows::of(rows, |row| deaths.at(row, left_out.upto()).is_none_or(|death| !gone(row, death)), ends)
 }
 
 /// A file with so many rows that need not be kept that it is written again: a quarter of them, or one whose bytes must go.
