@@ -1,4 +1,4 @@
-"""Found by the model test: a clean end after an unclean one, of a log that the run between did not touch, renewed what had lost nothing."""
+"""Found by the model test: a clean end after an unclean one, of an untouched log, renewed what had lost nothing."""
 
 from pathlib import Path
 

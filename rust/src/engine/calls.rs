@@ -48,6 +48,9 @@ impl Core {
     pub fn prepare(&self, space: &Space, frame: Vec<u8>) -> Result<Box<Prepared>, Error> {
         self.check_open()?;
         let checked = check_frame(&frame, space.options.dim, space.options.metric, &self.config)?;
+        if checked.view.has_keys() {
+            space.knows_keys()?;
+        }
         self.fits(space, vec![Piece::Rows { frame: Arc::new(frame), checked: Box::new(checked) }])
     }
 
@@ -222,6 +225,9 @@ impl Core {
         wanted: Wanted,
         purge: bool,
     ) -> Result<Result<Arc<Ticket<Committed>>, Wanted>, Error> {
+        if matches!(wanted, Wanted::Key(_)) {
+            space.knows_keys()?;
+        }
         let ticket = Arc::new(Ticket::default());
         let order = Order::Forget { wanted, purge, reply: Reply::new(Arc::clone(&ticket)) };
         Ok(match self.order(space, order)? {

@@ -117,7 +117,7 @@ impl Core {
 
     pub fn pin(&self, space: &Space) -> Result<Snapshot, Error> {
         self.readable(space)?;
-        Ok(space.pins.pin(space.watermark(), self.now(), &self.config))
+        Ok(space.pins.pin(|| space.watermark(), self.now(), &self.config))
     }
 
     pub fn get(&self, space: &Space, id: u64, reading: Reading<'_>) -> Result<Option<Memory>, Error> {
@@ -129,6 +129,7 @@ impl Core {
     /// The living memory that a key names (K1).
     pub fn get_key(&self, space: &Space, key: &str, reading: Reading<'_>) -> Result<Option<Memory>, Error> {
         let (view, upto) = self.view_at(space, reading)?;
+        space.knows_keys()?;
         let Some(owner) = space.keys.at(key, upto) else { return Ok(None) };
         let row = view.get(owner, upto).inspect_err(|e| space.note_damage(e))?;
         Ok(row.map(|row| Memory::of(&row, true)))
@@ -137,6 +138,7 @@ impl Core {
     /// Every version of a key that is still here, oldest first (K1).
     pub fn history(&self, space: &Space, key: &str, reading: Reading<'_>) -> Result<Vec<Memory>, Error> {
         let (view, upto) = self.view_at(space, reading)?;
+        space.knows_keys()?;
         let mut versions = Vec::new();
         for generation in space.keys.history(key, upto) {
             if let Some((row, ended)) = view.version(generation, upto).inspect_err(|e| space.note_damage(e))? {

@@ -101,7 +101,14 @@ impl Core {
             // What was acknowledged to whoever holds the token may be lost: it must say what it knows (D11).
             return Err(Error::DataLoss { committed: session.section().window.committed() });
         }
-        if session.section().state == SessionState::Detached {
+        let section = session.section();
+        if acknowledged.is_some_and(|a| a > section.admitted()) {
+            // More than it was ever given: whoever speaks now need not be fenced for it.
+            return Err(Error::DataLoss { committed: section.window.committed() });
+        }
+        let detached = section.state == SessionState::Detached;
+        drop(section);
+        if detached {
             self.may_attach(space)?;
         }
         let ticket = Arc::new(Ticket::default());
@@ -136,6 +143,9 @@ impl Core {
     pub fn prepare_spoken(&self, space: &Space, frame: Vec<u8>, whole: bool) -> Result<Spoken, Error> {
         self.check_open()?;
         let (dim, metric) = (space.options.dim, space.options.metric);
+        if FrameView::parse(&frame)?.has_keys() {
+            space.knows_keys()?;
+        }
         let (view, rejected) =
             if whole { (FrameView::default(), Vec::new()) } else { check_items(&frame, dim, metric, &self.config)? };
         if rejected.is_empty() {
@@ -182,6 +192,8 @@ impl Core {
         // Before anything is consumed; what is under way is compared when it is committed.
         self.acknowledged(space, session, peeked.first, &spoken.hashes[..peeked.known as usize])?;
         let mut section = session.section();
+        // Under the section: who fails what is under way comes after, and finds who joined it.
+        self.writable(space)?;
         let placed = section.place(epoch, first, count)?;
         let mut saying = Saying { first: placed.first, known: placed.known, coming: None, fresh: None };
         if placed.fresh > 0 {

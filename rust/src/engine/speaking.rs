@@ -1,6 +1,7 @@
 //! Orders and sessions for callers that wait: for a place, for a permit, for the outcome (P8). Waiting holds nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::sessions::{Saying, Speech, Spoken};
@@ -102,19 +103,25 @@ impl Engine {
             pause()?;
         }
         for leave in [true, false] {
-            while !partition.with_writer(&self.core, |w| w.turn_over(&self.core, leave)) {
-                if let Some(cause) = partition.poisoned.get() {
-                    return Err(Error::Poisoned { cause: cause.clone() });
+            let from = partition.with_writer(&self.core, |w| {
+                if leave {
+                    w.log.leave_segment();
                 }
+                w.log.end().offset
+            });
+            while !partition.with_writer(&self.core, |w| w.has_passed(&self.core, from)) {
+                self.core.writable(space)?;
+                // What is only written must be synced too.
+                partition.sync_wanted.store(true, Ordering::Release);
                 pause()?;
             }
             self.wait(&self.core.submit_checkpoint(index), pulse)?;
         }
-        while partition.supply.is_freeing() {
-            if let Some(error) = partition.supply.error() {
-                return Err(error);
-            }
+        while partition.supply.is_freeing() && partition.supply.error().is_none() {
             pause()?;
+        }
+        if let Some(error) = partition.supply.error() {
+            return Err(error);
         }
         let order = || Ok(self.core.submit_purged(space, &ids)?.map(|ticket| ((), ticket)));
         let ((), ticket) = self.ordered(space, timeout_ms, pulse, order)?;
@@ -135,7 +142,19 @@ impl Engine {
             TakeUp::Attach(token, acknowledged) => self.core.submit_attach(space, token, principal, *acknowledged),
         };
         let (session, ticket) = self.ordered(space, timeout_ms, pulse, order)?;
-        Ok((session, self.wait(&ticket, pulse)?))
+        match self.wait(&ticket, pulse) {
+            Ok(attached) => Ok((session, attached)),
+            Err(error) => {
+                // Nobody will speak in the epoch that may still come.
+                let (core, looked) = (Arc::clone(&self.core), Arc::clone(&ticket));
+                ticket.on_complete(Box::new(move || {
+                    if let Some(Ok(attached)) = looked.outcome() {
+                        core.detach(&session, attached.epoch);
+                    }
+                }));
+                Err(error)
+            }
+        }
     }
 
     /// Waits for a permit, at most `timeout_ms`, then says the frame (O2, P8).
@@ -184,6 +203,7 @@ impl Engine {
             if self.core.now() >= until {
                 return Err(Error::Timeout { what: "draining the session".to_owned() });
             }
+            self.core.writable(space)?;
             self.core.drive(space.options.partition.0 as usize);
             space.gate.wait(SLICE, || false);
             pulse()?;

@@ -3,7 +3,7 @@
 //! Expiry goes by wall time, which may be wrong: for an hour of monotonic time after a start, or after a step of more than a minute between the
 //! two clocks, nothing expires; and two readings an hour apart must agree that it is due.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 const HOUR_NANOS: u64 = 3_600_000_000_000;
@@ -37,14 +37,18 @@ impl<K: Eq + Hash + Copy> ExpiryGuard<K> {
         if monotonic_nanos - self.quiet_since < HOUR_NANOS {
             return Vec::new();
         }
-        self.due.retain(|key, _| past.contains(key));
+        let known: HashSet<K> = past.iter().copied().collect();
+        self.due.retain(|key, _| known.contains(key));
         for key in past {
             self.due.entry(*key).or_insert(monotonic_nanos);
         }
         let long_due = |since: u64| monotonic_nanos - since >= HOUR_NANOS;
-        let now: Vec<K> = past.iter().copied().filter(|key| self.due.get(key).is_some_and(|s| long_due(*s))).collect();
-        self.due.retain(|key, _| !now.contains(key));
-        now
+        past.iter().copied().filter(|key| self.due.get(key).is_some_and(|s| long_due(*s))).collect()
+    }
+
+    /// It has expired: should it ever be due again, that is another time.
+    pub fn expired(&mut self, key: &K) {
+        self.due.remove(key);
     }
 }
 
@@ -66,6 +70,7 @@ mod tests {
         assert_eq!(look(61, 0, &[1]), [], "the first reading");
         assert_eq!(look(120, 0, &[1, 2]), []);
         assert_eq!(look(122, 0, &[1, 2]), [1]);
+        assert_eq!(look(123, 0, &[1, 2]), [1], "until it is said to have expired");
         assert_eq!(look(182, 0, &[2]), [2]);
         assert_eq!(look(183, 0, &[3]), []);
         assert_eq!(look(200, 10_000, &[3]), [], "the clock stepped");

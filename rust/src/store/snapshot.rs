@@ -32,13 +32,15 @@ pub struct Pins {
 const MILLI: u64 = 1_000_000;
 
 impl Pins {
-    /// Pins; those that expired unreleased are forgotten.
-    pub fn pin(&self, generation: Generation, now: u64, config: &Config) -> Snapshot {
+    /// Pins what `generation` says; those that expired unreleased are forgotten. Asked under the lock: whoever looks for the oldest pin sees this
+    /// one, or this one sees everything that was dead by then.
+    pub fn pin(&self, generation: impl FnOnce() -> Generation, now: u64, config: &Config) -> Snapshot {
         // Relaxed: only uniqueness matters.
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut live = self.live.lock();
         let ms = |since: u64| now.saturating_sub(since) / MILLI;
         live.retain(|_, p| ms(p.used) <= config.snapshot_idle_ms_max && ms(p.made) <= config.snapshot_age_ms_max);
+        let generation = generation();
         live.insert(id, Pin { generation, made: now, used: now });
         Snapshot { id, generation }
     }
@@ -94,16 +96,16 @@ mod tests {
     fn pins_expire() {
         let (pins, config) = (Pins::default(), Config::default());
         let second = 1_000 * MILLI;
-        let a = pins.pin(Generation(7), 0, &config);
+        let a = pins.pin(|| Generation(7), 0, &config);
         for t in 1..=10 {
             assert_eq!(pins.touch(a, t * 59 * second, &config).unwrap(), Generation(7));
         }
         assert!(pins.touch(a, 601 * second, &config).unwrap_err().to_string().contains("old"));
-        let b = pins.pin(Generation(8), 0, &config);
+        let b = pins.pin(|| Generation(8), 0, &config);
         assert_eq!(pins.touch(b, 61 * second, &config).unwrap_err().code(), "SNAPSHOT_EXPIRED");
         assert!(pins.touch(b, 61 * second, &config).is_err() && pins.is_empty());
-        pins.pin(Generation(9), 0, &config);
-        pins.pin(Generation(9), 61 * second, &config);
+        pins.pin(|| Generation(9), 0, &config);
+        pins.pin(|| Generation(9), 61 * second, &config);
         assert_eq!(pins.len(), 1, "the dropped one is forgotten");
     }
 }

@@ -90,6 +90,7 @@ pub struct Space {
     dying: Mutex<HashSet<Generation>>,
     pub recalls: AtomicU64,
     thins: AtomicBool,
+    keys_unknown: OnceLock<Error>,
     damage: Mutex<Option<String>>,
 }
 
@@ -123,6 +124,7 @@ impl Space {
             dying: Mutex::default(),
             recalls: AtomicU64::new(0),
             thins: AtomicBool::new(true),
+            keys_unknown: OnceLock::new(),
             damage: Mutex::default(),
             options,
             durability,
@@ -301,6 +303,16 @@ impl Space {
         self.changes.lock().clone()
     }
 
+    /// Keeps the moments of rows that will not be here any more.
+    pub fn remember(&self, moments: Vec<(Generation, i64)>) {
+        if !moments.is_empty() {
+            let mut changes = self.changes.lock();
+            changes.extend(moments);
+            changes.sort_unstable();
+            changes.dedup();
+        }
+    }
+
     /// The last of them at or before a time.
     pub fn change_at(&self, time: i64) -> Option<Generation> {
         let changes = self.changes.lock();
@@ -324,7 +336,11 @@ impl Space {
         state.purging.extend(purging);
         let from = state.history_from;
         drop(state);
-        self.changes.lock().retain(|(generation, _)| *generation > from);
+        // The last one of what is not kept stays: a time after it means at least that.
+        let mut changes = self.changes.lock();
+        let last = changes.partition_point(|(generation, _)| *generation <= from).saturating_sub(1);
+        changes.drain(..last);
+        drop(changes);
         // Relaxed: a hint; who rewrites looks again.
         self.thins.store(true, Ordering::Relaxed);
     }
@@ -358,8 +374,16 @@ impl Space {
         LeftOut { upto: seen, history_from: state.history_from, purging: state.purging.clone() }
     }
 
+    /// An error if rows cannot be read: their keys are not known, and nobody can say what a key names (D5).
+    pub fn knows_keys(&self) -> Result<(), Error> {
+        self.keys_unknown.get().cloned().map_or(Ok(()), Err)
+    }
+
     /// Learns the keys of all rows; at a start, before anyone uses the space.
     pub fn learn_keys(&self) {
+        if let Some(error) = self.view().first_damage() {
+            let _ = self.keys_unknown.set(error);
+        }
         let learnt = self.view().keys(|key, generation| {
             self.keys.add(key, generation);
         });

@@ -352,6 +352,11 @@ impl View {
         (0..self.count()).filter_map(|i| self.held(i)).flat_map(of).collect()
     }
 
+    /// Why some rows cannot be read, if so.
+    pub fn first_damage(&self) -> Option<Error> {
+        (0..self.count()).filter_map(|i| self.held(i)).find_map(|h| h.rows.damage().cloned())
+    }
+
     /// Calls `each` with every key and its row's generation, in order.
     pub fn keys(&self, mut each: impl FnMut(&str, Generation)) -> Result<(), Error> {
         for held in (0..self.count()).filter_map(|i| self.held(i)).filter(|h| h.rows.has_keys()) {

@@ -163,7 +163,12 @@ impl Supply {
                 state.error = None;
             }
             Ok(()) => state.error = None,
-            Err(e) => state.error = Some(e),
+            Err(e) => {
+                // What was to be removed, or filled with zeros, still is.
+                let path = if work.spare.bytes == 0 { Some(&work.spare.path) } else { work.recycle.as_ref() };
+                state.freed.extend(path.map(|path| Spare { path: path.clone(), bytes: 0 }));
+                state.error = Some(e);
+            }
         }
     }
 }

@@ -166,6 +166,9 @@ fn attached(session: &Speaker, epoch: u64, acknowledged: Option<u64>, at: i64) -
     let mut section = session.section();
     section.used_at = section.used_at.max(at);
     let committed = section.window.committed();
+    if section.state == SessionState::Closed {
+        return Err(Error::SessionExpired { reason: "it was closed".to_owned() });
+    }
     if section.epoch != epoch {
         // A later attach was quicker.
         return Err(Error::Fenced);

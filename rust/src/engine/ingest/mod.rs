@@ -276,15 +276,15 @@ impl Writer {
         sent.is_some()
     }
 
-    /// Moves the log's end, into another segment if `leave`: a checkpoint can then be made behind everything that was there. True if it moved.
-    pub(in crate::engine) fn turn_over(&mut self, core: &Core, leave: bool) -> bool {
-        if !self.is_quiet() || !matches!(self.health, Health::Well) {
-            return false;
+    /// Whether the log is on the disk past `from`; if nothing moves it there, a closing group does.
+    pub(in crate::engine) fn has_passed(&mut self, core: &Core, from: u64) -> bool {
+        if self.log.synced().offset > from {
+            return true;
         }
-        if leave {
-            self.log.leave_segment();
+        if self.is_quiet() && self.log.end().offset == from {
+            self.close(core, false);
         }
-        self.close(core, false)
+        false
     }
 
     /// Up to where a checkpoint may say that all is in files: a clean end stays in what the next start reads, or it would not know of it.

@@ -401,6 +401,11 @@ fn begin_epoch(order: &Order) -> u64 {
             left.into_iter().for_each(|reply| reply.complete(Err(Error::Fenced)));
             epoch
         }
+        Order::End { session, .. } => {
+            // From here on nobody can attach: its record goes.
+            session.section().state = SessionState::Closed;
+            0
+        }
         _ => 0,
     }
 }

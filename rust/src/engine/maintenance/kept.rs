@@ -12,6 +12,8 @@ pub(in crate::engine) struct Kept {
     pub(in crate::engine) next_file: u64,
     /// Files that jobs under way write, or have written: no checkpoint names them yet.
     pub(in crate::engine) coming: BTreeSet<FileId>,
+    /// Files of a checkpoint that may be on the disk though it failed, and its number: needed until two later ones are.
+    pub(in crate::engine) doubtful: Option<(u64, BTreeSet<FileId>)>,
     pub(in crate::engine) next_number: u64,
     /// Checkpoints to make: so that a dropped space's files are freed, and so that damage once met is not forgotten.
     pub(in crate::engine) drops: u32,
@@ -34,6 +36,8 @@ impl Kept {
         self.drops = self.drops.saturating_sub(1);
         self.next_number = checkpoint.number + 1;
         self.previous = self.current.replace(checkpoint);
+        let passed = self.previous.as_ref().map_or(0, |c| c.number);
+        self.doubtful.take_if(|(number, _)| *number < passed);
     }
 
     /// Where the older kept checkpoint reads from: log segments before it are free.
@@ -43,7 +47,8 @@ impl Kept {
 
     /// Files that must stay: named by a kept checkpoint for some space, or coming.
     pub(in crate::engine) fn needed_files(&self) -> BTreeSet<FileId> {
-        self.named_files().union(&self.coming).copied().collect()
+        let doubtful = self.doubtful.iter().flat_map(|(_, files)| files);
+        self.named_files().iter().chain(&self.coming).chain(doubtful).copied().collect()
     }
 
     /// Files that a kept checkpoint names for some space.

@@ -284,6 +284,7 @@ impl Maintenance {
                 None => core.submit_expire(space, forgotten_by(space, dead)).unwrap_or(false),
             };
             if ordered {
+                self.expiry.expired(&key);
                 core.drive(space.options.partition.0 as usize);
             }
         }
@@ -433,7 +434,13 @@ impl Core {
     /// Asks for a checkpoint of one partition; the answer comes by the ticket.
     pub fn submit_checkpoint(&self, partition: usize) -> Arc<Ticket<()>> {
         let ticket = Arc::new(Ticket::default());
-        self.maintenance.lock().request(partition, Reply::new(Arc::clone(&ticket)));
+        let mut maintenance = self.maintenance.lock();
+        // Under the lock: `refuse_checkpoints` comes before, or finds it.
+        match self.check_open() {
+            Ok(()) => maintenance.request(partition, Reply::new(Arc::clone(&ticket))),
+            Err(closed) => ticket.complete(Err(closed)),
+        }
+        drop(maintenance);
         self.scheduler.wake(Task::Maintenance);
         ticket
     }

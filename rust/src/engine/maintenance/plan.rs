@@ -49,9 +49,7 @@ pub(super) fn sharp_position(spaces: &[PlannedSpace], cut: LogPosition) -> LogPo
 impl PlannedSpace {
     /// The last generation that everything before the plan's cut, or sealed by it, has used.
     pub(super) fn last_generation(&self) -> Generation {
-        // What stands for lost rows has no generation to go on from.
-        let next = self.view.tail().skip(self.take).find(|p| p.sound);
-        next.map_or(self.view.watermark(), |p| Generation(p.rows.first().0 - 1))
+        sealed_generation(&self.view, self.take)
     }
 
     /// The rows that go into the new file: without those that need not be kept.
@@ -63,6 +61,7 @@ impl PlannedSpace {
         // From the end: where nothing is left of a part, its batch ends with the part before.
         let (mut sources, mut ends) = (Vec::new(), false);
         for (rows, deaths) in all.collect::<Vec<_>>().into_iter().rev() {
+            self.space.remember(left_out_moments(rows, deaths, &left_out));
             let left = thinned(rows, deaths, &left_out, ends);
             ends = left.is_none();
             sources.extend(left);
@@ -77,6 +76,13 @@ impl PlannedSpace {
     }
 }
 
+/// The last generation before the first part of the tail that stays in it when `take` are sealed.
+fn sealed_generation(view: &View, take: usize) -> Generation {
+    // What stands for lost rows has no generation to go on from.
+    let next = view.tail().skip(take).find(|p| p.sound);
+    next.map_or(view.watermark(), |p| Generation(p.rows.first().0 - 1))
+}
+
 /// The rows less those that are left out; None if none are left.
 fn thinned(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut, ends: bool) -> Option<Arc<dyn RowSource>> {
     if !deaths.any() && !ends {
@@ -86,6 +92,19 @@ fn thinned(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut, ends:
     ThinnedRows::of(rows, |row| deaths.at(row, left_out.upto()).is_none_or(|death| !gone(row, death)), ends)
 }
 
+/// Generation and time of rows that are left out, the last of each time: `as_of` a time goes by them still (G5).
+fn left_out_moments(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut) -> Vec<(Generation, i64)> {
+    let mut moments: Vec<(Generation, i64)> = Vec::new();
+    for (row, death) in deaths.each(left_out.upto()) {
+        let (generation, at) = (rows.generation_at(row), rows.committed_at(row));
+        if left_out.has(generation, death) {
+            moments.pop_if(|(_, before)| *before == at);
+            moments.push((generation, at));
+        }
+    }
+    moments
+}
+
 /// A file with so many rows that need not be kept that it is written again: a quarter of them, or one whose bytes must go.
 pub(super) fn rewrite_goal(core: &Core, partition: &Partition) -> Option<Goal> {
     for space in core.spaces.of_partition(partition.id) {
@@ -93,7 +112,8 @@ pub(super) fn rewrite_goal(core: &Core, partition: &Partition) -> Option<Goal> {
             continue;
         }
         let view = space.view();
-        let left_out = space.leaves_out(view.watermark(), core.now(), &core.config);
+        // What died at a generation that is not in a checkpoint yet waits for one.
+        let left_out = space.leaves_out(sealed_generation(&view, 0), core.now(), &core.config);
         for part in view.sealed().iter().filter(|p| p.sound && p.deaths.any()) {
             let gone: Vec<Generation> = part
                 .deaths

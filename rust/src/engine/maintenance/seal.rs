@@ -376,9 +376,14 @@ impl SealJob {
     /// the disk: only the next start knows.
     pub(super) fn abandon(&self, core: &Core) -> Option<Job> {
         let ours = |id| self.outputs.iter().any(|o| o.id == id) || self.sealed.iter().any(|s| s.entry.id == id);
-        if self.writes_files() {
-            core.partitions[self.partition].kept.lock().coming.retain(|id| !ours(*id));
+        let mut kept = core.partitions[self.partition].kept.lock();
+        kept.coming.retain(|id| !ours(*id));
+        if let Stage::Checkpoint(checkpoint) = &self.stage {
+            let files = kept.doubtful.take().map(|(_, files)| files).unwrap_or_default();
+            let ours = self.sealed.iter().map(|s| s.entry.id);
+            kept.doubtful = Some((checkpoint.number, files.into_iter().chain(ours).collect()));
         }
+        drop(kept);
         let output = self.outputs.front()?;
         let tmp = format!("{}.tmp", rows_path(&core.partitions[self.partition].dir, output.id));
         Some(Box::new(move |files| files.remove(&tmp).map(|()| Output::Nothing)))
