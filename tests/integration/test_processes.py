@@ -130,7 +130,8 @@ def test_an_interpreter_that_ends_without_close_ends_clean(tmp_path: Path, durab
 
 
 CTRL_C = """
-import engram, sys, time
+import engram, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without it
 limits = {"unsealed_space_bytes_max": 65536, "partitions": 1}
 engine = engram.open("d", limits=limits)
 engine._core.inject("create:rows=EIO")
