@@ -393,11 +393,6 @@ impl SimClock {
         self.monotonic.fetch_add(micros * 1_000, Ordering::Relaxed);
         self.wall.fetch_add(micros, Ordering::Relaxed);
     }
-
-    /// The wall clock alone, in either direction.
-    pub fn set_wall_micros(&self, micros: u64) {
-        self.wall.store(micros, Ordering::Relaxed);
-    }
 }
 
 impl Clock for SimClock {

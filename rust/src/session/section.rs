@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::window::{SequenceRun, Window};
 use crate::error::Error;
-use crate::types::{Generation, SessionId};
+use crate::types::SessionId;
 
 /// Which lane a session's observations take (O3); fixed when it is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -262,15 +262,12 @@ impl<W> Section<W> {
     pub fn is_drained(&self) -> bool {
         self.admitted == self.window.committed()
     }
-
-    pub fn committed_generation(&self) -> Option<Generation> {
-        self.window.runs().last().map(|r| Generation(r.generation.0 + r.count - 1))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Generation;
 
     fn session() -> Session<u32> {
         let session = Session::new(SessionId(9), Priority::Normal, String::new(), 0, Window::default(), 0);

@@ -113,10 +113,6 @@ impl Window {
         }
         found
     }
-
-    pub fn runs(&self) -> impl Iterator<Item = &SequenceRun> {
-        self.runs.iter()
-    }
 }
 
 #[cfg(test)]

@@ -229,7 +229,9 @@ impl Writer {
         if let Some((space, control)) = self.held_control.take() {
             answer_control(&space, *control, &|| Err(error.clone()));
         }
-        while let Some(space) = partition.controls.pop().and_then(|id| core.spaces.get(id)) {
+        while let Some(id) = partition.controls.pop() {
+            // A dropped space's place must not hide those behind it.
+            let Some(space) = core.spaces.get(id) else { continue };
             loop {
                 while let Some(control) = space.controls.pop() {
                     answer_control(&space, control, &|| Err(error.clone()));
