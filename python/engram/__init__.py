@@ -34,6 +34,7 @@ from engram._exceptions import (
     Paused,
     PermissionDenied,
     Poisoned,
+    Quarantined,
     SequenceConflict,
     SequenceGap,
     SessionExpired,
@@ -46,7 +47,7 @@ from engram._exceptions import (
 from engram._reads import Snapshot
 from engram._session import Session
 from engram._space import Space
-from engram._types import Ack, BatchAck, Hit, Hits, Memory
+from engram._types import Ack, BatchAck, Hit, Hits, Memory, QuarantinedBatch
 
 if TYPE_CHECKING:
     from engram import aio
@@ -73,6 +74,8 @@ __all__ = [
     "Paused",
     "PermissionDenied",
     "Poisoned",
+    "Quarantined",
+    "QuarantinedBatch",
     "SequenceConflict",
     "SequenceGap",
     "Session",

@@ -156,7 +156,7 @@ class Engine:
 
     @property
     def report(self) -> dict[str, Any]:
-        """What the start found: damage, torn bytes, groups replayed, spaces whose history was renewed."""
+        """What the start found: damage, torn bytes, groups replayed, spaces renewed or with a quarantine."""
         return self._core.report()
 
     @property

@@ -21,6 +21,7 @@ The tree::
     ├── UnsupportedVersion(RuntimeError)  path, found, supported
     ├── Corrupted(RuntimeError)           path, offset, reason
     ├── Poisoned(RuntimeError)            cause
+    ├── Quarantined(RuntimeError)         reason
     ├── Closed(RuntimeError)
     ├── Locked(RuntimeError)              pid
     ├── Timeout(TimeoutError)
@@ -48,6 +49,7 @@ __all__ = [
     "Paused",
     "PermissionDenied",
     "Poisoned",
+    "Quarantined",
     "SequenceConflict",
     "SequenceGap",
     "SessionExpired",
@@ -180,6 +182,12 @@ class Poisoned(EngramError, RuntimeError):
     cause: str
 
 
+class Quarantined(EngramError, RuntimeError):
+    """The observation could not be applied, three times, and is kept aside; see `Space.quarantined`. Others go on."""
+
+    reason: str
+
+
 class Closed(EngramError, RuntimeError):
     """The engine is closed, or belongs to the process this one was forked from."""
 
@@ -218,6 +226,7 @@ TABLE: dict[str, type[EngramError]] = {
     "UNSUPPORTED_VERSION": UnsupportedVersion,
     "CORRUPTED": Corrupted,
     "POISONED": Poisoned,
+    "QUARANTINED": Quarantined,
     "CLOSED": Closed,
     "LOCKED": Locked,
     "TIMEOUT": Timeout,

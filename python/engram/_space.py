@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from engram._convert import (
 from engram._exceptions import InvalidArgument, TooLarge
 from engram._reads import Reads, Snapshot
 from engram._session import Session
-from engram._types import Ack, BatchAck
+from engram._types import Ack, BatchAck, Memory, QuarantinedBatch, to_datetime
 
 if TYPE_CHECKING:
     from engram import _core
@@ -104,6 +105,8 @@ class Space(Reads):
             No room in time: nothing was consumed; retry, after `Overloaded.retry_after_ms`.
         Poisoned
             The log failed: whether it was stored is known after the next open.
+        Quarantined
+            It could not be applied and is kept aside (`quarantined`); it is stored only if it is observed again.
         Corrupted
             The space lost part of its log and is read-only.
         NotFound, Closed
@@ -158,7 +161,7 @@ class Space(Reads):
             With the item's `index`; nothing was consumed.
         TooLarge
             Over a limit of an atomic batch; nothing was consumed.
-        Overloaded, DiskFull, Poisoned, Corrupted, NotFound, Closed
+        Overloaded, DiskFull, Poisoned, Quarantined, Corrupted, NotFound, Closed
             As for `observe`. With ``atomic=False`` earlier pieces may have been stored.
         """
         columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, atomic)
@@ -304,6 +307,35 @@ class Space(Reads):
         known = None if acknowledged is None else whole("acknowledged", acknowledged, 0, 2**63 - 1)
         core = self._core.session(priority, resume, known, self._timeout_ms("wait", timeout))
         return Session(core, self)
+
+    def quarantined(self) -> list[QuarantinedBatch]:
+        """List the batches that could not be applied, oldest first.
+
+        Each was tried three times; then the log went round it, and whoever observed it got `Quarantined`.
+        """
+        root = self._engine.path
+        return [
+            QuarantinedBatch(
+                range(first, first + count),
+                to_datetime(at),
+                sequence or None,
+                reason,
+                None if root is None else Path(root) / path,
+            )
+            for first, count, at, sequence, reason, path in self._core.quarantined()
+        ]
+
+    def read_quarantined(self, memory_id: int) -> list[Memory]:
+        """Return what the quarantined batch with this id holds. Observe it again, or part of it, to try once more.
+
+        Raises
+        ------
+        NotFound
+            No quarantined batch has this id, or its file was removed.
+        Corrupted
+            Its file is damaged.
+        """
+        return [Memory(item) for item in self._core.read_quarantined(whole("memory_id", memory_id, 0, 2**64 - 1))]
 
     def snapshot(self) -> Snapshot:
         """Pin what is visible now: repeatable reads, at most 60 s unused and 10 min in all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -68,6 +69,31 @@ class BatchAck:
     durability: str
     rejected: list[tuple[int, str]]
     duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedBatch:
+    """A batch that could not be applied: its ids name nothing, and its bytes are kept for people.
+
+    Attributes
+    ----------
+    memory_ids : range
+        The ids it took.
+    quarantined_at : datetime
+        When the log went round it.
+    sequence : int or None
+        Its first sequence, if a session said it.
+    reason : str
+        What the last attempt failed of.
+    path : Path or None
+        The file that keeps it; None in memory.
+    """
+
+    memory_ids: range
+    quarantined_at: datetime
+    sequence: int | None
+    reason: str
+    path: Path | None
 
 
 class Memory:

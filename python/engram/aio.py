@@ -34,7 +34,7 @@ from engram._engine import Engine
 from engram._exceptions import Closed
 from engram._reads import Snapshot
 from engram._space import Space
-from engram._types import Ack, BatchAck, Hits, Memory
+from engram._types import Ack, BatchAck, Hits, Memory, QuarantinedBatch
 
 __all__ = ["AsyncEngine", "AsyncSession", "AsyncSnapshot", "AsyncSpace", "open"]
 
@@ -314,6 +314,14 @@ class AsyncSpace(_AsyncReads):
             self._space.session, priority=priority, resume=resume, acknowledged=acknowledged, timeout=timeout
         )
         return AsyncSession(session, self._calls)
+
+    async def quarantined(self) -> builtins.list[QuarantinedBatch]:
+        """List the batches that could not be applied, oldest first. See `Space.quarantined`."""
+        return await self._calls(self._space.quarantined)
+
+    async def read_quarantined(self, memory_id: int) -> builtins.list[Memory]:
+        """Return what the quarantined batch with this id holds. See `Space.read_quarantined`."""
+        return await self._calls(self._space.read_quarantined, memory_id)
 
     async def snapshot(self) -> AsyncSnapshot:
         """Pin what is visible now: repeatable reads, at most 60 s unused and 10 min in all."""

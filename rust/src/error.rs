@@ -44,6 +44,8 @@ pub enum Error {
     Corrupted { path: String, offset: u64, reason: String },
     #[error("writes to this partition stopped: {cause}; reads go on, reopen the engine to recover")]
     Poisoned { cause: String },
+    #[error("the observation could not be applied and is kept aside: {reason}; look at `quarantined()`")]
+    Quarantined { reason: String },
     #[error("{what} is closed")]
     Closed { what: String },
     #[error("the directory is in use by process {pid}")]
@@ -103,6 +105,7 @@ impl Error {
             Self::UnsupportedVersion { .. } => "UNSUPPORTED_VERSION",
             Self::Corrupted { .. } => "CORRUPTED",
             Self::Poisoned { .. } => "POISONED",
+            Self::Quarantined { .. } => "QUARANTINED",
             Self::Closed { .. } => "CLOSED",
             Self::Locked { .. } => "LOCKED",
             Self::Timeout { .. } => "TIMEOUT",

@@ -62,46 +62,52 @@ struct Ran {
     acked: u64,
     poisoned: bool,
     merges: u64,
+    quarantined: u64,
 }
 
 fn run(seed: u64) -> Ran {
     let mut sim = Sim::new(seed, tiny());
     sim.open().unwrap();
     let (mut hash, merged) = life(&mut sim);
+    let mut quarantined = sim.core().stats().quarantined;
     let mut merges = u64::from(merged);
     let mut poisoned = sim.poisoned;
     for _ in 0..3 {
         sim.faults.clear();
         sim = sim.next_life().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         let (next, merged) = life(&mut sim);
+        quarantined += sim.core().stats().quarantined;
         hash = hash.rotate_left(7) ^ next;
         merges += u64::from(merged);
         poisoned |= sim.poisoned;
     }
     let acked = sim.oracle.batches.iter().filter(|b| b.first.is_some()).count() as u64;
-    Ran { hash, acked, poisoned, merges }
+    Ran { hash, acked, poisoned, merges, quarantined }
 }
 
 #[test]
 fn seeds_keep_the_contract_and_repeat() {
     let mut hashes: BTreeMap<u64, u64> = BTreeMap::new();
-    let (mut acked, mut poisoned, mut merges) = (0, 0, 0);
+    let (mut acked, mut poisoned, mut merges, mut quarantined) = (0, 0, 0, 0);
     for seed in 1..=seeds() {
         let ran = run(seed);
         *hashes.entry(ran.hash).or_default() += 1;
         acked += ran.acked;
         poisoned += u64::from(ran.poisoned);
         merges += ran.merges;
+        quarantined += ran.quarantined;
         if seed % 100 == 0 || std::env::var("ENGRAM_CAMPAIGN").is_ok() {
             assert_eq!(run(seed).hash, ran.hash, "seed {seed}: the same seed gave another trace");
         }
     }
     println!(
-        "seeds: {}, different traces: {}, batches acknowledged {acked}, runs poisoned {poisoned}, lives with merges {merges}",
+        "seeds: {}, different traces: {}, batches acknowledged {acked}, runs poisoned {poisoned}, lives with merges {merges}, observations \
+         quarantined {quarantined}",
         seeds(),
         hashes.len()
     );
     assert!(hashes.len() as u64 * 100 >= seeds() * 99, "seeds hardly differ: {} traces", hashes.len());
     assert!(poisoned > 0, "no seed met a failing sync");
+    assert!(quarantined > seeds() / 10, "hardly anything went into quarantine");
     assert!(merges > seeds() / 10, "hardly any life merges files");
 }

@@ -176,6 +176,7 @@ impl Engine {
         d.set_item("torn_bytes", r.torn_bytes)?;
         d.set_item("groups_replayed", r.groups_replayed)?;
         d.set_item("renewed", r.renewed.clone())?;
+        d.set_item("quarantined", r.quarantined.clone())?;
         d.set_item("strays", r.strays)?;
         d.set_item("seconds", r.nanos as f64 / 1e9)?;
         Ok(d)

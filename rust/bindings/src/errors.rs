@@ -24,6 +24,7 @@ fn fields(py: Python<'_>, error: &Error) -> PyResult<Py<PyDict>> {
         Error::SequenceGap { expected } => d.set_item("expected", expected)?,
         Error::SequenceConflict { sequence } => d.set_item("sequence", sequence)?,
         Error::DataLoss { committed } => d.set_item("committed", committed)?,
+        Error::Quarantined { reason } => d.set_item("reason", reason)?,
         Error::Poisoned { cause } => d.set_item("cause", cause)?,
         Error::Locked { pid } => d.set_item("pid", pid)?,
         Error::UnsupportedVersion { path, found, supported, .. } => {

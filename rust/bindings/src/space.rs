@@ -7,6 +7,7 @@ use engram_core::error::Error;
 use engram_core::session::Priority;
 use engram_core::store::{self, Wanted};
 use engram_core::types::{FORGET_IDS_MAX, Generation};
+use engram_core::wal::{Quarantined, quarantine_path};
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
@@ -231,6 +232,21 @@ impl Space {
         let signals = Signals::default();
         let finished = py.detach(|| engine.finish_purge(&self.inner, timeout_ms, &|| signals.look()));
         signals.raise(finished)
+    }
+
+    /// First id, count, time, first sequence (0: none), reason, and the file that keeps it.
+    fn quarantined(&self) -> Vec<(u64, u64, i64, u64, String, String)> {
+        let all = self.inner.quarantined();
+        let id = self.inner.options.id;
+        let one =
+            |q: &Quarantined| (q.first.0, q.count, q.at, q.said.first, q.reason.clone(), quarantine_path(id, q.first));
+        all.iter().map(one).collect()
+    }
+
+    fn read_quarantined(&self, py: Python<'_>, memory_id: u64) -> PyResult<Vec<Memory>> {
+        let core = self.shared.engine()?.core();
+        let kept = py.detach(|| core.read_quarantined(&self.inner, Generation(memory_id))).or_raise()?;
+        Ok(kept.into_iter().map(Memory::plain).collect())
     }
 
     /// A snapshot's id and generation.

@@ -9,6 +9,7 @@ pub(crate) fn engine_stats(py: Python<'_>, s: EngineStats) -> PyResult<Bound<'_,
     for (name, value) in [
         ("spaces", s.spaces),
         ("observed", s.observed),
+        ("quarantined", s.quarantined),
         ("queue_bytes", s.queue_bytes),
         ("unsealed_bytes", s.unsealed_bytes),
         ("log_bytes", s.log_bytes),

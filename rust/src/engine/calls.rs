@@ -51,7 +51,7 @@ impl Core {
         if checked.view.has_keys() {
             space.knows_keys()?;
         }
-        self.fits(space, vec![Piece::Rows { frame: Arc::new(frame), checked: Box::new(checked) }])
+        self.fits(space, vec![Piece::Rows { frame: Arc::new(frame), checked: Arc::new(checked) }])
     }
 
     /// Whether the pieces could ever be admitted.

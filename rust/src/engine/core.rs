@@ -72,6 +72,8 @@ pub struct Core {
     pub completions: Arc<Completions<Completion>>,
     pub closing: AtomicBool,
     pub observed: AtomicU64,
+    /// Observations that could not be applied.
+    pub quarantined: AtomicU64,
 }
 
 impl Partition {

@@ -12,7 +12,6 @@ mod maintenance;
 mod open;
 mod reads;
 mod recovery;
-mod replayed;
 mod sessions;
 mod speaking;
 mod stats;

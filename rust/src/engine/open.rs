@@ -12,7 +12,7 @@ use super::catalogue::{Catalogue, CatalogueState, Known};
 use super::core::{Core, Partition, Written};
 use super::ingest::Writer;
 use super::maintenance::Maintenance;
-use super::recovery::{PartitionState, read_partition};
+use super::recovery::{Careful, PartitionState, read_partition};
 use crate::env::{Env, Files, LockError, Port, Scheduler, Site, Task};
 use crate::error::Error;
 use crate::queue::{Completions, Pool};
@@ -60,6 +60,8 @@ pub struct OpenReport {
     pub groups_replayed: u64,
     /// Spaces whose history may have lost acknowledged rows of a weaker mode (D11).
     pub renewed: Vec<String>,
+    /// Spaces of which something could not be applied by this start (O7).
+    pub quarantined: Vec<String>,
     pub strays: u64,
     pub nanos: u64,
 }
@@ -97,7 +99,7 @@ impl Core {
         let spaces = Spaces::default();
         let mut partitions = Vec::new();
         for i in 0..manifest.partitions {
-            let state = read_partition(&*env.files, seed, PartitionId(i), &known)?;
+            let state = read_partition(&*env.files, seed, PartitionId(i), &known, Careful::Starting)?;
             partitions.push(opener.partition(state, &spaces, &process_unsealed)?);
         }
         let catalogue = opener.catalogue(recovered, known, partitions.len())?;
@@ -121,6 +123,7 @@ impl Core {
             completions: Arc::new(Completions::default()),
             closing: false.into(),
             observed: AtomicU64::new(0),
+            quarantined: AtomicU64::new(0),
             scheduler,
             config,
             env,
@@ -218,9 +221,15 @@ impl Opener<'_> {
         let index = state.id.0 as usize;
         let port = self.port(Task::Io(index));
         self.quarantine(&state);
-        let (voids, count) = self.renewals(&mut state);
+        let (mut body, mut count) = (Vec::new(), 0);
+        for record in &state.caught {
+            record.encode(&mut body);
+            count += 1;
+            self.report.quarantined.extend(state.spaces.get(&record.space).map(|s| s.options.name.clone()));
+        }
+        self.renewals(&mut state, &mut body, &mut count);
         let log_dir = format!("{}/log", state.dir);
-        let (log, supply, moved) = self.log(state.id, &log_dir, &mut state.log, (&voids, count), &port)?;
+        let (log, supply, moved) = self.log(state.id, &log_dir, &mut state.log, (&body, count), &port)?;
         let tail = !state.log.tail.is_empty() || count > 0;
         if !state.kept.damaged {
             self.free(&supply, &state.log.leftovers);
@@ -265,11 +274,8 @@ impl Opener<'_> {
     }
 
     /// Void records for spaces whose weaker acknowledgements the last end may not have spared (D11).
-    fn renewals(&mut self, state: &mut PartitionState) -> (Vec<u8>, u32) {
-        let (mut body, mut count) = (Vec::new(), 0);
-        let Some((boot, default)) = state.log.last_run else {
-            return (body, count);
-        };
+    fn renewals(&mut self, state: &mut PartitionState, body: &mut Vec<u8>, count: &mut u32) {
+        let Some((boot, default)) = state.log.last_run else { return };
         let rebooted = boot != self.env.files.boot_id();
         for seat in state.spaces.values_mut() {
             let lost = match seat.options.durability.unwrap_or(default) {
@@ -290,15 +296,14 @@ impl Opener<'_> {
                 incarnation,
                 said: Said::default(),
             };
-            void.encode(&mut body);
-            count += 1;
+            void.encode(body);
+            *count += 1;
             let last = Generation(seat.last.0 + RENEWAL);
             seat.delta.ranges.push((first_generation, last));
             seat.delta.incarnation = Some(incarnation);
             seat.last = last;
             self.report.renewed.push(seat.options.name.clone());
         }
-        (body, count)
     }
 
     fn free(&self, supply: &Supply, leftovers: &[Spare]) {

@@ -7,9 +7,10 @@ use super::core::Core;
 use super::workers::Pulse;
 use crate::error::Error;
 use crate::index::{Cue, TopK};
-use crate::records::{Filter, Row, check_query};
-use crate::store::{Scope, Snapshot, Space, View};
+use crate::records::{Checked, Filter, Row, RowSource, check_query};
+use crate::store::{FrameRows, Scope, Snapshot, Space, View};
 use crate::types::{FORGET_IDS_MAX, Generation};
+use crate::wal::{Record, kept_records, quarantine_path};
 
 /// A moment of a space's history (G5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +125,31 @@ impl Core {
         let (view, upto) = self.view_at(space, reading)?;
         let row = view.get(Generation(id), upto).inspect_err(|e| space.note_damage(e))?;
         Ok(row.map(|row| Memory::of(&row, true)))
+    }
+
+    /// What could not be applied: the batch with this generation, from where it is kept (O7). Its items never were memories.
+    pub fn read_quarantined(&self, space: &Space, generation: Generation) -> Result<Vec<Memory>, Error> {
+        self.readable(space)?;
+        let all = space.quarantined();
+        let missing = || Error::NotFound { what: format!("{generation} in quarantine") };
+        let batch = all.iter().find(|q| q.holds(generation)).ok_or_else(missing)?;
+        let path = quarantine_path(space.options.id, batch.first);
+        let bytes = match self.env.files.read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::NotFound { what: path }),
+            read => read.map_err(|e| Error::io(&path, &e))?,
+        };
+        let records = kept_records(&bytes, self.seed, space.options.partition, batch.first);
+        let mut kept = Vec::new();
+        for record in Record::all(records.map_err(|e| e.into_error(&path))?, &path)? {
+            let Record::Observe(r) = record else { continue };
+            let checked = Checked::logged(r.frame, r.hashes, &path)?;
+            let rows =
+                FrameRows::new(Arc::new(r.frame.to_vec()), Arc::new(checked), r.first_generation, batch.at, false);
+            for row in 0..rows.rows() {
+                kept.push(Memory::of(&rows.row(row)?, true));
+            }
+        }
+        Ok(kept)
     }
 
     /// The living memory that a key names (K1).

@@ -152,7 +152,7 @@ impl Core {
             let checked = check_frame(&frame, dim, metric, &self.config)?;
             let hashes = checked.hashes.iter().map(|h| Some(*h)).collect();
             let prepared =
-                self.fits(space, vec![Piece::Rows { frame: Arc::new(frame), checked: Box::new(checked) }])?;
+                self.fits(space, vec![Piece::Rows { frame: Arc::new(frame), checked: Arc::new(checked) }])?;
             return Ok(Spoken { prepared, hashes, rejected });
         }
         let bad: Vec<bool> = {
@@ -170,7 +170,7 @@ impl Core {
                 let frame = view.slice(&frame, at, to);
                 let checked = check_frame(&frame, dim, metric, &self.config)?;
                 hashes.extend(checked.hashes.iter().map(|h| Some(*h)));
-                pieces.push(Piece::Rows { frame: Arc::new(frame), checked: Box::new(checked) });
+                pieces.push(Piece::Rows { frame: Arc::new(frame), checked: Arc::new(checked) });
             }
             at = to;
         }
@@ -420,7 +420,7 @@ impl Prepared {
                 Piece::Rows { frame, checked } => {
                     let frame = checked.view.slice(frame, skip, count);
                     let checked = check_frame(&frame, dim, metric, config)?;
-                    Some(Piece::Rows { frame: Arc::new(frame), checked: Box::new(checked) })
+                    Some(Piece::Rows { frame: Arc::new(frame), checked: Arc::new(checked) })
                 }
             });
         }

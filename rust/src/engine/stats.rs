@@ -44,6 +44,7 @@ pub struct PartitionStats {
 pub struct EngineStats {
     pub spaces: u64,
     pub observed: u64,
+    pub quarantined: u64,
     pub queue_bytes: u64,
     pub unsealed_bytes: u64,
     /// Of what all spaces share.
@@ -114,6 +115,7 @@ impl Core {
         EngineStats {
             spaces: self.spaces.len() as u64,
             observed: self.observed.load(Ordering::Relaxed),
+            quarantined: self.quarantined.load(Ordering::Relaxed),
             queue_bytes: self.process_queue.bytes(),
             unsealed_bytes: self.process_unsealed.bytes(),
             level: self.process_queue.level().max(self.process_unsealed.level()).name(),

@@ -7,8 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::core::Core;
 use super::maintenance::rows_path;
 use super::open::{Damage, read_catalogue, take_lock};
-use super::recovery::{PartitionState, read_partition};
-use super::replayed::Replayed;
+use super::recovery::{Careful, PartitionState, Replayed, read_partition};
 use crate::env::{Env, Files};
 use crate::error::Error;
 use crate::queue::Pool;
@@ -53,7 +52,7 @@ fn read(env: &Env) -> Result<Read, Error> {
     let manifest = Manifest::read(env)?.ok_or_else(missing)?;
     let seed = Seed::new(&manifest.id);
     let (known, recovered) = read_catalogue(&*env.files, seed)?;
-    let each = |i| read_partition(&*env.files, seed, PartitionId(i), &known);
+    let each = |i| read_partition(&*env.files, seed, PartitionId(i), &known, Careful::Looking);
     let partitions = (0..manifest.partitions).map(each).collect::<Result<_, _>>()?;
     Ok(Read { manifest, seed, partitions, catalogue_torn: recovered.torn_bytes, catalogue_spares: recovered.spares })
 }
@@ -236,6 +235,11 @@ impl Core {
             for session in space.sessions.all() {
                 let section = session.section();
                 for v in [session.id.0, section.epoch, section.window.committed()] {
+                    h.update(&v.to_le_bytes());
+                }
+            }
+            for q in space.quarantined().iter() {
+                for v in [q.first.0, q.count, q.at.cast_unsigned()] {
                     h.update(&v.to_le_bytes());
                 }
             }

@@ -22,6 +22,10 @@ pub enum Operation {
     Rename,
     Remove,
     SyncDir,
+    /// A frame is about to be applied.
+    Apply,
+    /// A thread of this name begins its next round.
+    Work,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,9 @@ pub enum Action {
     Skip,
     /// Take so many milliseconds longer. For real disks: a simulated one has its clock.
     Delay(u64),
+    Panic,
+    /// The process ends at once.
+    Abort,
 }
 
 /// Applies to calls that match all that is given, after `skip` of them, `times` times.
@@ -60,6 +67,8 @@ impl Rule {
             "ENOSPC" => Action::Fail(28),
             "EMFILE" => Action::Fail(24),
             "EROFS" => Action::Fail(30),
+            "panic" => Action::Panic,
+            "abort" => Action::Abort,
             _ => Action::Delay(action.strip_prefix("delay")?.parse().ok()?),
         };
         let end = left.find(['@', ':', '+', '*']).unwrap_or(left.len());
@@ -72,6 +81,8 @@ impl Rule {
             "rename" => Operation::Rename,
             "remove" => Operation::Remove,
             "syncdir" => Operation::SyncDir,
+            "apply" => Operation::Apply,
+            "work" => Operation::Work,
             _ => return None,
         };
         let mut rule = Self::new(operation, action);
@@ -106,12 +117,12 @@ impl FaultPlan {
         self.rules.lock().clear();
     }
 
-    fn verdict(&self, operation: Operation, site: Option<Site>, path: &str) -> Option<Action> {
+    fn verdict(&self, operation: Operation, site: Option<Site>, path: &[u8]) -> Option<Action> {
         let mut rules = self.rules.lock();
         for (rule, seen) in rules.iter_mut() {
             let hit = rule.operation == operation
                 && rule.site.is_none_or(|s| Some(s) == site)
-                && rule.path.as_ref().is_none_or(|p| path.contains(p.as_str()));
+                && rule.path.as_ref().is_none_or(|p| path.windows(p.len().max(1)).any(|w| w == p.as_bytes()));
             if hit {
                 *seen += 1;
                 if *seen > rule.skip && *seen - rule.skip <= rule.times {
@@ -122,9 +133,13 @@ impl FaultPlan {
         None
     }
 
-    #[allow(clippy::disallowed_methods, reason = "a slow disk is the fault")]
     fn check(&self, operation: Operation, site: Option<Site>, path: &str) -> io::Result<bool> {
-        match self.verdict(operation, site, path) {
+        self.strike(operation, site, path.as_bytes())
+    }
+
+    #[allow(clippy::disallowed_methods, clippy::panic, reason = "slow disks and panics are faults")]
+    fn strike(&self, operation: Operation, site: Option<Site>, what: &[u8]) -> io::Result<bool> {
+        match self.verdict(operation, site, what) {
             None => Ok(true),
             Some(Action::Skip) => Ok(false),
             Some(Action::Delay(ms)) => {
@@ -132,6 +147,8 @@ impl FaultPlan {
                 Ok(true)
             }
             Some(Action::Fail(errno)) => Err(io::Error::from_raw_os_error(errno)),
+            Some(Action::Panic) => panic!("an injected panic"),
+            Some(Action::Abort) => std::process::abort(),
         }
     }
 }
@@ -237,6 +254,10 @@ impl Files for FaultyFiles {
 
     fn root(&self) -> String {
         self.inner.root()
+    }
+
+    fn reached(&self, operation: Operation, what: &[u8]) -> io::Result<()> {
+        self.plan.strike(operation, None, what).map(|_| ())
     }
 }
 

@@ -90,6 +90,11 @@ pub trait Files: Send + Sync {
     /// The directory as the user knows it, for messages.
     fn root(&self) -> String;
 
+    /// Fault hook: something is about to be done that is not a file's, with these bytes.
+    fn reached(&self, _operation: Operation, _what: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
     fn read(&self, path: &str) -> io::Result<Vec<u8>> {
         let file = self.open(path)?;
         let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];

@@ -14,11 +14,27 @@ use crate::types::{Config, Metric};
 pub const NORM_MIN: f64 = 1e-18;
 pub const NORM_MAX: f64 = 1e18;
 
-/// A frame that may be logged.
+/// A frame that may be logged, or comes from the log.
 pub struct Checked {
     pub view: FrameView,
     pub inverse_norms: Vec<f32>,
     pub hashes: Vec<u64>,
+}
+
+impl Checked {
+    /// Of a logged frame, whose checksum was verified with its group; `path` is for messages.
+    pub fn logged(bytes: &[u8], hashes: Vec<u64>, path: &str) -> Result<Self, Error> {
+        let view = FrameView::parse(bytes)?;
+        if view.count() != hashes.len() {
+            return Err(Error::corrupted(path, 0, "an observe record and its frame disagree"));
+        }
+        Ok(Self { inverse_norms: inverse_norms(&view, bytes), view, hashes })
+    }
+
+    /// Memory it holds.
+    pub fn heap_bytes(&self) -> usize {
+        self.view.heap_bytes() + self.inverse_norms.len() * 4 + self.hashes.len() * 8
+    }
 }
 
 fn floats(row: &[u8]) -> impl Iterator<Item = f32> + '_ {

@@ -35,6 +35,20 @@ impl Keys {
         Some(before)
     }
 
+    /// A version that never came to be.
+    pub fn remove(&self, key: &str, generation: Generation) {
+        let mut all = self.by_key.write();
+        let Some(versions) = all.get_mut(key) else { return };
+        if versions.last != generation {
+            versions.older.retain(|g| *g != generation);
+            return;
+        }
+        match versions.older.pop() {
+            Some(before) => versions.last = before,
+            None => drop(all.remove(key)),
+        }
+    }
+
     /// The last version at or before `upto`.
     pub fn at(&self, key: &str, upto: Generation) -> Option<Generation> {
         let all = self.by_key.read();
@@ -77,5 +91,21 @@ mod tests {
         assert_eq!(at, [None, Some(3), Some(3), Some(5), Some(5), Some(9), Some(9)]);
         assert_eq!(keys.history("a", g(8)), [g(3), g(5)]);
         assert!(keys.history("c", g(99)).is_empty() && keys.len() == 2);
+    }
+
+    /// O7: a version that could not be applied gives the key back.
+    #[test]
+    fn a_version_can_be_taken_out() {
+        let (keys, g) = (Keys::default(), Generation);
+        for v in [3, 5, 9] {
+            keys.add("a", g(v));
+        }
+        keys.add("b", g(10));
+        keys.remove("a", g(5));
+        assert_eq!((keys.history("a", g(99)), keys.at("a", g(8))), (vec![g(3), g(9)], Some(g(3))));
+        keys.remove("a", g(9));
+        keys.remove("b", g(10));
+        keys.remove("c", g(1));
+        assert_eq!((keys.at("a", g(99)), keys.at("b", g(99)), keys.len()), (Some(g(3)), None, 1));
     }
 }

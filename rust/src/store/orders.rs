@@ -12,7 +12,7 @@ pub type Speaker = Session<Reply<Committed>>;
 
 /// Part of a batch: a frame's rows, or items that are not valid.
 pub enum Piece {
-    Rows { frame: Arc<Vec<u8>>, checked: Box<Checked> },
+    Rows { frame: Arc<Vec<u8>>, checked: Arc<Checked> },
     Voids(u64),
 }
 

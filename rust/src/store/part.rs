@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::records::{Facts, FrameView, Row, RowSource, VectorRun};
+use crate::records::{Checked, Facts, Row, RowSource, VectorRun};
 use crate::types::Generation;
 
 pub struct FrameRows {
     frame: Arc<Vec<u8>>,
-    view: FrameView,
-    inverse_norms: Vec<f32>,
-    hashes: Vec<u64>,
+    checked: Arc<Checked>,
     first: Generation,
     committed_at: i64,
     /// The batch goes on with the next part.
@@ -20,25 +18,23 @@ pub struct FrameRows {
 impl FrameRows {
     pub fn new(
         frame: Arc<Vec<u8>>,
-        view: FrameView,
-        inverse_norms: Vec<f32>,
-        hashes: Vec<u64>,
+        checked: Arc<Checked>,
         first: Generation,
         committed_at: i64,
         continues: bool,
     ) -> Self {
-        Self { frame, view, inverse_norms, hashes, first, committed_at, continues }
+        Self { frame, checked, first, committed_at, continues }
     }
 
     /// Memory the rows hold.
     pub fn heap_bytes(&self) -> u64 {
-        (self.frame.len() + self.view.heap_bytes() + self.inverse_norms.len() * 4 + self.hashes.len() * 8 + 160) as u64
+        (self.frame.len() + self.checked.heap_bytes() + 160) as u64
     }
 }
 
 impl RowSource for FrameRows {
     fn rows(&self) -> usize {
-        self.view.count()
+        self.checked.view.count()
     }
 
     fn first(&self) -> Generation {
@@ -46,7 +42,7 @@ impl RowSource for FrameRows {
     }
 
     fn last(&self) -> Generation {
-        Generation(self.first.0 + self.view.count() as u64 - 1)
+        Generation(self.first.0 + self.checked.view.count() as u64 - 1)
     }
 
     fn generation_at(&self, row: usize) -> Generation {
@@ -59,26 +55,26 @@ impl RowSource for FrameRows {
     }
 
     fn row(&self, row: usize) -> Result<Row<'_>, Error> {
-        let text = self.view.text_bytes(&self.frame, row);
+        let text = self.checked.view.text_bytes(&self.frame, row);
         let text = text.map(std::str::from_utf8).transpose();
         let text = text.map_err(|_| Error::corrupted("a log group", 0, "a text is not UTF-8"))?;
         Ok(Row {
             generation: self.first.plus(row as u64),
             committed_at: self.committed_at,
-            observed_at: self.view.observed_at(row),
-            confidence: self.view.confidence(row),
-            inverse_norm: self.view.slot(row).map_or(0.0, |s| self.inverse_norms[s]),
-            hash: self.hashes[row],
+            observed_at: self.checked.view.observed_at(row),
+            confidence: self.checked.view.confidence(row),
+            inverse_norm: self.checked.view.slot(row).map_or(0.0, |s| self.checked.inverse_norms[s]),
+            hash: self.checked.hashes[row],
             text,
-            metadata: self.view.metadata(&self.frame, row),
-            key: self.view.key(&self.frame, row),
-            vector: self.view.vector(&self.frame, row),
+            metadata: self.checked.view.metadata(&self.frame, row),
+            key: self.checked.view.key(&self.frame, row),
+            vector: self.checked.view.vector(&self.frame, row),
             ends_batch: row + 1 == self.rows() && !self.continues,
         })
     }
 
     fn facts(&self, row: usize) -> Result<Facts<'_>, Error> {
-        Ok(self.view.facts(&self.frame, row, self.first.plus(row as u64), self.committed_at))
+        Ok(self.checked.view.facts(&self.frame, row, self.first.plus(row as u64), self.committed_at))
     }
 
     fn committed_at(&self, _row: usize) -> i64 {
@@ -90,29 +86,29 @@ impl RowSource for FrameRows {
     }
 
     fn has_keys(&self) -> bool {
-        self.view.has_keys()
+        self.checked.view.has_keys()
     }
 
     fn key(&self, row: usize) -> Result<Option<&str>, Error> {
-        Ok(self.view.key(&self.frame, row))
+        Ok(self.checked.view.key(&self.frame, row))
     }
 
     fn vectors_from(&self, row: usize, limit: usize) -> Result<VectorRun<'_>, Error> {
         let limit = limit.min(self.rows() - row);
-        let Some(first) = self.view.slot(row) else {
+        let Some(first) = self.checked.view.slot(row) else {
             return Ok(VectorRun { rows: 1, bytes: &[], inverse_norms: Vec::new() });
         };
         let mut n = 1;
-        if self.view.every_item_has_a_vector() {
+        if self.checked.view.every_item_has_a_vector() {
             n = limit;
         } else {
-            while n < limit && self.view.slot(row + n).is_some() {
+            while n < limit && self.checked.view.slot(row + n).is_some() {
                 n += 1;
             }
         }
-        let size = self.view.dim() * 4;
-        let bytes = &self.view.vectors(&self.frame)[first * size..(first + n) * size];
-        Ok(VectorRun { rows: n, bytes, inverse_norms: self.inverse_norms[first..first + n].to_vec() })
+        let size = self.checked.view.dim() * 4;
+        let bytes = &self.checked.view.vectors(&self.frame)[first * size..(first + n) * size];
+        Ok(VectorRun { rows: n, bytes, inverse_norms: self.checked.inverse_norms[first..first + n].to_vec() })
     }
 }
 

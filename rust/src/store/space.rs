@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::queue::{Committed, Depth, Gate, Lane, Pool, Reply};
 use crate::session::Sessions;
 use crate::types::{Config, Durability, Generation, LogPosition, SpaceOptions};
+use crate::wal::Quarantined;
 
 /// Where a space's history stands when it is put into the store.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,8 @@ pub struct SpaceState {
     pub history_from: Generation,
     /// Rows whose bytes are to be removed, and when they died (K3).
     pub purging: BTreeMap<Generation, Generation>,
+    /// Batches that could not be applied, in order (O7).
+    pub quarantined: Arc<Vec<Quarantined>>,
 }
 
 /// Rows that a new file need not hold.
@@ -323,6 +326,23 @@ impl Space {
     /// These are numbered to die. Only the partition's writer calls this, and the next.
     pub fn condemn(&self, ids: &[Generation]) {
         self.dying.lock().extend(ids);
+    }
+
+    /// These are not to die after all.
+    pub fn reprieve(&self, ids: impl IntoIterator<Item = Generation>) {
+        let mut dying = self.dying.lock();
+        for id in ids {
+            dying.remove(&id);
+        }
+    }
+
+    pub fn quarantined(&self) -> Arc<Vec<Quarantined>> {
+        Arc::clone(&self.state.lock().quarantined)
+    }
+
+    /// It is in the log that the batch could not be applied.
+    pub fn quarantine(&self, batch: Quarantined) {
+        Arc::make_mut(&mut self.state.lock().quarantined).push(batch);
     }
 
     pub fn is_condemned(&self, id: Generation) -> bool {

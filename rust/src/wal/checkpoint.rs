@@ -2,13 +2,14 @@
 
 use std::io;
 
+use super::format::{small_file, small_file_body};
+use super::quarantine::{QUARANTINED_MIN, Quarantined};
 use crate::env::{Files, Output, Site};
 use crate::error::Error;
-use crate::types::codec::{Cursor, Seed, Stamp, StampError, put_u32, put_u64, put_varint};
+use crate::types::codec::{Cursor, Seed, StampError, put_u32, put_u64, put_varint};
 use crate::types::{FileId, Generation, LogPosition, PartitionId, SessionId, SpaceId};
 
 const MAGIC: &[u8; 4] = b"ECKP";
-const HEADER: usize = 64;
 
 /// A sealed file as the checkpoint knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct CheckpointSpace {
     pub history_from: Generation,
     /// Rows whose bytes are to be removed, and when they died.
     pub purging: Vec<(Generation, Generation)>,
+    /// Batches up to `last_generation` that could not be applied.
+    pub quarantined: Vec<Quarantined>,
 }
 
 /// A session as far as the log has it on the disk.
@@ -99,31 +102,12 @@ impl Checkpoint {
         for s in &self.spaces {
             s.encode(&mut body);
         }
-        let mut out = Vec::with_capacity(HEADER + body.len());
-        Stamp::put(&mut out, MAGIC);
-        put_u32(&mut out, partition.0);
-        put_u32(&mut out, 0);
-        put_u64(&mut out, self.number);
-        put_u64(&mut out, body.len() as u64);
-        out.resize(HEADER - 8, 0);
-        let mut all = out.clone();
-        all.extend_from_slice(&body);
-        let sum = seed.checksum(MAGIC, partition, self.number, &all);
-        put_u64(&mut out, sum);
-        out.extend_from_slice(&body);
-        out
+        small_file(MAGIC, seed, partition, self.number, &body)
     }
 
     pub fn decode(bytes: &[u8], seed: Seed, partition: PartitionId, number: u64) -> Result<Self, StampError> {
-        Stamp::check(bytes, MAGIC)?;
-        let head = bytes.get(..HEADER).ok_or(StampError::Damaged)?;
-        let (plain, sum) = head.split_at(HEADER - 8);
-        let mut all = plain.to_vec();
-        all.extend_from_slice(&bytes[HEADER..]);
-        if sum != seed.checksum(MAGIC, partition, number, &all).to_le_bytes() {
-            return Err(StampError::Damaged);
-        }
-        Self::body(Cursor::new(&bytes[HEADER..]), number).ok_or(StampError::Damaged)
+        let body = small_file_body(bytes, MAGIC, seed, partition, number)?;
+        Self::body(Cursor::new(body), number).ok_or(StampError::Damaged)
     }
 
     fn body(mut c: Cursor<'_>, number: u64) -> Option<Self> {
@@ -140,7 +124,7 @@ impl Checkpoint {
                 })
             })
             .collect::<Option<_>>()?;
-        let spaces = (0..c.count(68)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
+        let spaces = (0..c.count(72)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
         let position = LogPosition { offset, segment, epoch, chain };
         (c.remaining() == 0).then_some(Self { number, position, committed_at, next_file, files, spaces })
     }
@@ -202,6 +186,8 @@ impl CheckpointSpace {
             put_u64(body, row.0);
             put_u64(body, death.0);
         }
+        put_u32(body, self.quarantined.len() as u32);
+        self.quarantined.iter().for_each(|q| q.encode(body));
     }
 
     fn decode(c: &mut Cursor<'_>) -> Option<Self> {
@@ -228,6 +214,7 @@ impl CheckpointSpace {
         let history_from = Generation(c.u64()?);
         let purging =
             (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect::<Option<_>>()?;
+        let quarantined = (0..c.count(QUARANTINED_MIN)?).map(|_| Quarantined::decode(c)).collect::<Option<_>>()?;
         Some(Self {
             id,
             last_generation: Generation(last),
@@ -241,6 +228,7 @@ impl CheckpointSpace {
             sessions,
             history_from,
             purging,
+            quarantined,
         })
     }
 }
@@ -292,6 +280,7 @@ pub fn list_checkpoints(files: &dyn Files, dir: &str) -> Result<(Vec<(u64, Strin
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Said;
     use super::*;
 
     #[test]
@@ -326,6 +315,14 @@ mod tests {
                 }],
                 history_from: Generation(4),
                 purging: vec![(Generation(2), Generation(9))],
+                quarantined: vec![Quarantined {
+                    first: Generation(6),
+                    count: 2,
+                    at: -9,
+                    said: Said { session: SessionId(8), first: 3 },
+                    superseded: vec![(Generation(7), Generation(2))],
+                    reason: "a panic: \u{e4}".to_owned(),
+                }],
             }],
         };
         let mut bytes = checkpoint.encode(seed, PartitionId(1));

@@ -16,6 +16,40 @@ pub fn group_len(body: u64) -> u64 {
     (GROUP_HEADER as u64 + body).next_multiple_of(GROUP_ALIGN)
 }
 
+const SMALL_HEADER: usize = 64;
+
+/// A small file, whole: its kind, whose it is, its number, a checksum over all of it (D5).
+pub(super) fn small_file(magic: &[u8; 4], seed: Seed, partition: PartitionId, number: u64, body: &[u8]) -> Vec<u8> {
+    let mut head = Vec::with_capacity(SMALL_HEADER + body.len());
+    Stamp::put(&mut head, magic);
+    put_u32(&mut head, partition.0);
+    put_u32(&mut head, 0);
+    put_u64(&mut head, number);
+    put_u64(&mut head, body.len() as u64);
+    head.resize(SMALL_HEADER - 8, 0);
+    let sum = seed.checksum(magic, partition, number, &[&head, body].concat());
+    put_u64(&mut head, sum);
+    head.extend_from_slice(body);
+    head
+}
+
+/// The body of a small file, if it is that one and whole.
+pub(super) fn small_file_body<'a>(
+    bytes: &'a [u8],
+    magic: &[u8; 4],
+    seed: Seed,
+    partition: PartitionId,
+    number: u64,
+) -> Result<&'a [u8], StampError> {
+    Stamp::check(bytes, magic)?;
+    let (head, body) = bytes.split_at_checked(SMALL_HEADER).ok_or(StampError::Damaged)?;
+    let (plain, sum) = head.split_at(SMALL_HEADER - 8);
+    if sum != seed.checksum(magic, partition, number, &[plain, body].concat()).to_le_bytes() {
+        return Err(StampError::Damaged);
+    }
+    Ok(body)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     pub partition: PartitionId,

@@ -6,9 +6,9 @@
 //! where replay starts. Nothing here starts a thread or waits.
 
 mod checkpoint;
-
 mod format;
 mod manifest;
+mod quarantine;
 mod record;
 mod restamp;
 mod scan;
@@ -18,9 +18,9 @@ mod writer;
 pub use checkpoint::{
     Checkpoint, CheckpointFile, CheckpointSession, CheckpointSpace, FilePart, checkpoint_path, list_checkpoints,
 };
-
 pub use format::{GROUP_ALIGN, GROUP_HEADER, GroupHeader, SEGMENT_HEADER, SegmentHeader, group_len};
 pub use manifest::{MANIFEST_PATH, Manifest, partition_dir};
+pub use quarantine::{QuarantineRecord, Quarantined, keep_records, kept_records, quarantine_path, stand_in};
 pub use record::{
     CloseRecord, CreateSpace, DropSpace, ExpiryRecord, ForgetRecord, ObserveRecord, PurgedRecord, Record, RecordKind,
     Said, SessionEvent, SessionRecord, VoidRecord, observe_prefix,

@@ -2,6 +2,7 @@
 //!
 //! A record is self-contained: replaying it needs no clock, no random number and no derived state (D6, T6).
 
+use super::quarantine::QuarantineRecord;
 use crate::error::Error;
 use crate::types::codec::{Cursor, put_runs, put_u32, put_u64, take_runs};
 use crate::types::{Durability, Generation, Metric, NAME_BYTES_MAX, PartitionId, SessionId, SpaceId, SpaceOptions};
@@ -13,6 +14,7 @@ const RECORD_VERSION: u8 = 1;
 pub enum RecordKind {
     Observe = 1,
     Void = 2,
+    Quarantine = 3,
     Forget = 4,
     Purged = 5,
     Session = 6,
@@ -26,6 +28,14 @@ pub enum RecordKind {
 pub struct Said {
     pub session: SessionId,
     pub first: u64,
+}
+
+impl Said {
+    /// Of what follows `count` more.
+    #[must_use]
+    pub fn after(self, count: u64) -> Self {
+        Self { first: self.first + if self.session.0 == 0 { 0 } else { count }, ..self }
+    }
 }
 
 /// Items of one frame, numbered: item `i` has generation `first_generation + i`.
@@ -113,6 +123,7 @@ pub struct CloseRecord {
 pub enum Record<'a> {
     Observe(ObserveRecord<'a>),
     Void(VoidRecord),
+    Quarantine(QuarantineRecord),
     Forget(ForgetRecord),
     Purged(PurgedRecord),
     Session(SessionRecord),
@@ -122,7 +133,7 @@ pub enum Record<'a> {
     Close(CloseRecord),
 }
 
-fn head(out: &mut Vec<u8>, kind: RecordKind, space: SpaceId, payload: usize) {
+pub(super) fn head(out: &mut Vec<u8>, kind: RecordKind, space: SpaceId, payload: usize) {
     out.push(kind as u8);
     out.push(RECORD_VERSION);
     out.extend_from_slice(&[0; 2]);
@@ -321,19 +332,15 @@ impl<'a> Record<'a> {
         let record = match kind {
             1 => Self::observe(space, payload),
             2 => Self::void(space, payload),
+            3 => QuarantineRecord::decode(space, payload).map(Self::Quarantine),
             4 => Self::forget(space, payload),
             5 => PurgedRecord::decode(space, payload).map(Self::Purged),
             6 => SessionRecord::decode(space, payload).map(Self::Session),
             7 => ExpiryRecord::decode(space, payload).map(Self::Expiry),
             8 => Self::space(space, payload),
             10 => Self::close(payload),
-            3 | 9 => {
-                let name = ["quarantine", "forget", "purged", "session", "expiry", "", "checkpoint"][kind as usize - 3];
-                return Err(unsupported(format!("a record of kind {kind} ({name})"), kind));
-            }
-            _ => {
-                return Err(unsupported(format!("a record of unknown kind {kind}"), kind));
-            }
+            9 => return Err(unsupported("a record of kind 9 (checkpoint)".to_owned(), kind)),
+            _ => return Err(unsupported(format!("a record of unknown kind {kind}"), kind)),
         };
         Ok((record.ok_or_else(bad)?, RECORD_HEADER + len))
     }
@@ -456,7 +463,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_refused_by_name() {
-        for (kind, name) in [(3, "quarantine"), (9, "checkpoint"), (99, "unknown kind 99")] {
+        for (kind, name) in [(9, "checkpoint"), (99, "unknown kind 99")] {
             let mut body = vec![kind, 1, 0, 0, 0, 0, 0, 0];
             body.extend_from_slice(&[0; 8]);
             let error = Record::all(&body, "x").unwrap_err();

@@ -10,12 +10,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::format::{GroupHeader, SEGMENT_HEADER, SegmentHeader, group_len};
+use super::quarantine::keep_records;
 use super::restamp::NewSegment;
 use super::scan::segment_path;
 use super::supply::Supply;
 use crate::env::{File, Output, Port, Site};
 use crate::types::codec::Seed;
-use crate::types::{Durability, LogPosition, PartitionId};
+use crate::types::{Durability, Generation, LogPosition, PartitionId, SpaceId};
 
 /// Frames below this are copied into the group's own buffer.
 const COPY_BELOW: usize = 4096;
@@ -139,6 +140,7 @@ const WRITE: u64 = 1;
 const SYNC: u64 = 2;
 const BOTH: u64 = 3;
 const NOTE: u64 = u64::MAX;
+const KEEP: u64 = u64::MAX - 1;
 
 impl LogWriter {
     #[allow(clippy::too_many_arguments, reason = "wired once, at open")]
@@ -310,6 +312,12 @@ impl LogWriter {
         );
     }
 
+    /// Keeps a batch's records aside, for people, before whatever is submitted next.
+    pub fn keep_records(&self, space: SpaceId, first: Generation, records: Vec<u8>) {
+        let (seed, partition) = (self.seed, self.partition);
+        self.port.submit(KEEP, Box::new(move |files| keep_records(files, seed, partition, (space, first), &records)));
+    }
+
     fn submit_sync(&mut self, ticket: u64) {
         let Some(segment) = &self.segment else { return };
         let (file, path) = (Arc::clone(&segment.file), segment.path.clone());
@@ -357,6 +365,10 @@ impl LogWriter {
             let done = self.port.poll()?;
             if done.tag == NOTE {
                 return Some(LogEvent::Noted);
+            }
+            if done.tag == KEEP {
+                // Kept or not: nobody waits for it, and who looks for the file sees.
+                continue;
             }
             if self.dead {
                 continue;

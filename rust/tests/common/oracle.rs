@@ -17,6 +17,10 @@ pub enum Event {
     Acked {
         batch: usize,
     },
+    /// It could not be applied, and that is for ever.
+    Quarantined {
+        batch: usize,
+    },
     Dropped {
         space: usize,
     },
@@ -46,6 +50,8 @@ pub struct Batch {
     pub refused: bool,
     /// A checkpoint has it: it outlives everything, whatever the space's mode.
     pub checkpointed: bool,
+    /// It may turn out that it cannot be applied.
+    pub poisonous: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -161,7 +167,11 @@ impl Oracle {
             _ => None,
         });
         let checkpointed: BTreeSet<usize> = listed.flatten().copied().collect();
+        let gone =
+            then.events.iter().filter_map(|e| if let Event::Quarantined { batch } = e { Some(*batch) } else { None });
+        let gone: BTreeSet<usize> = gone.collect();
         for (i, batch) in then.batches.iter_mut().enumerate() {
+            batch.refused |= gone.contains(&i);
             batch.checkpointed = checkpointed.contains(&i);
             if !told.contains(&i) {
                 batch.first = None;
@@ -234,9 +244,12 @@ impl Oracle {
     fn check_space(&self, core: &Core, space: &engram_core::store::Space, at: usize, end: End) -> Result<(), String> {
         let model = &self.spaces[at];
         let rows = contents(core, space)?;
-        let wanted: Vec<&Batch> = model.batches.iter().map(|b| &self.batches[*b]).filter(|b| !b.refused).collect();
-        let order: Vec<u64> = wanted.iter().flat_map(|b| b.uids.iter().copied()).collect();
         let got: Vec<u64> = rows.values().copied().filter(|uid| *uid < SESSION_UIDS).collect();
+        let wanted = model.batches.iter().map(|b| &self.batches[*b]).filter(|b| !b.refused);
+        // Nobody was told yet what came of it: it may be gone round, or there.
+        let wanted: Vec<&Batch> =
+            wanted.filter(|b| !b.poisonous || b.first.is_some() || got.contains(&b.uids[0])).collect();
+        let order: Vec<u64> = wanted.iter().flat_map(|b| b.uids.iter().copied()).collect();
         if !order.starts_with(&got) {
             return Err(format!("{}: not a prefix of what was sent: {got:?} of {order:?}", model.name));
         }

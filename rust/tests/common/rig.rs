@@ -24,7 +24,13 @@ impl Rig {
 
     /// On a disk that holds something.
     pub fn over(config: Config, files: MemoryFiles) -> Self {
+        Self::prepared(config, files, |_| {})
+    }
+
+    /// With faults from the start.
+    pub fn prepared(config: Config, files: MemoryFiles, faulty: impl Fn(&FaultPlan)) -> Self {
         let (faults, clock) = (Arc::new(FaultPlan::default()), Arc::new(SimClock::new(1)));
+        faulty(&faults);
         let env = Env {
             clock: clock.clone(),
             files: Arc::new(FaultyFiles::new(Arc::new(files.clone()), faults.clone())),

@@ -1,136 +1,199 @@
 //! Apply → publish → acknowledge: what a group did becomes visible by one swap a space, then everybody is told (O6, O7, D8).
+//!
+//! A space's items are applied in log order on a delta of its own. One that fails three times is given up: what came before it is
+//! published, the rest of the space waits in `stuck` until the log says that apply goes round it (`quarantine`). Other spaces go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::core::Core;
+use super::super::core::{Core, Partition};
+use super::Writer;
 use super::number::{Change, Group, Item};
+use crate::env::Operation;
 use crate::error::{Error, Result};
-use crate::queue::{Committed, Reply};
-use crate::session::{SequenceRun, SessionState, Stamp};
+use crate::queue::Committed;
+use crate::session::{SequenceRun, SessionState};
 use crate::store::{
     Attached, Batch, Control, Delta, Observed, Order, Piece, Space, Speaker, apply_forget, apply_observe, apply_voids,
     continues,
 };
-use crate::types::{Durability, Generation, SpaceId};
+use crate::types::{Durability, Generation, LogPosition, SpaceId};
 
-/// What somebody waits for, and what is given back when it is told.
-enum Told {
-    Batch {
-        space: Arc<Space>,
-        permits: (u64, u64),
-        admitted_at: u64,
-        speaker: Option<(Arc<Speaker>, Stamp)>,
-        reply: Reply<Committed>,
-        outcome: Result<Committed>,
-    },
-    Forget {
-        space: Arc<Space>,
-        bytes: u64,
-        reply: Reply<Committed>,
-        committed: Committed,
-    },
-    Order {
-        space: Arc<Space>,
-        control: Box<Control>,
-        epoch: u64,
-    },
+/// An item as durable as its mode says, and what its group says of it.
+pub(super) struct Due {
+    pub(super) item: Item,
+    /// The log before its group.
+    pub(super) before: LogPosition,
+    pub(super) committed_at: i64,
 }
 
-/// The items of `mode`, in log order; `synced`: the log is on the disk up to there.
-pub(super) fn apply(core: &Core, group: &mut Group, mode: Durability, synced: u64) {
-    if !group.items.iter().any(|i| i.space.durability == mode) {
-        return;
+impl Group {
+    /// The items that are due when the group is as durable as `mode` says, in log order.
+    fn take_due(&mut self, mode: Durability) -> Vec<Due> {
+        let (now, rest): (Vec<Item>, Vec<Item>) =
+            std::mem::take(&mut self.items).into_iter().partition(|i| i.mode() == mode);
+        self.items = rest;
+        let (before, committed_at) = (self.before, self.committed_at);
+        now.into_iter().map(|item| Due { item, before, committed_at }).collect()
     }
-    let (now, rest): (Vec<Item>, Vec<Item>) =
-        std::mem::take(&mut group.items).into_iter().partition(|i| i.space.durability == mode);
-    group.items = rest;
-    let mut deltas: BTreeMap<SpaceId, (Arc<Space>, Delta)> = BTreeMap::new();
-    let mut told = Vec::with_capacity(now.len());
-    for Item { space, change } in now {
-        let (_, delta) = deltas.entry(space.options.id).or_insert_with(|| (Arc::clone(&space), Delta::default()));
-        told.push(match change {
+}
+
+impl Writer {
+    /// Applies the items of `mode`.
+    pub(super) fn apply(&mut self, core: &Core, partition: &Partition, group: &mut Group, mode: Durability) {
+        let due = group.take_due(mode);
+        if due.is_empty() {
+            return;
+        }
+        self.applying = Some(group.before);
+        let mut spaces: BTreeMap<SpaceId, VecDeque<Due>> = BTreeMap::new();
+        for one in due {
+            spaces.entry(one.item.space.options.id).or_default().push_back(one);
+        }
+        for mut due in spaces.into_values() {
+            while let Some(first) = due.pop_front() {
+                if let Change::Quarantine(batch) = first.item.change {
+                    first.item.space.quarantine(*batch);
+                    let waiting = self.stuck.remove(&first.item.space.options.id).unwrap_or_default();
+                    self.apply_run(core, partition, waiting);
+                    continue;
+                }
+                let run = due.iter().take_while(|d| !matches!(d.item.change, Change::Quarantine(_))).count();
+                let run = std::iter::once(first).chain(due.drain(..run)).collect();
+                self.apply_run(core, partition, run);
+            }
+        }
+        self.applying = None;
+    }
+
+    /// Items of one space, in log order.
+    fn apply_run(&mut self, core: &Core, partition: &Partition, mut due: VecDeque<Due>) {
+        let Some(space) = due.front().map(|d| Arc::clone(&d.item.space)) else { return };
+        let id = space.options.id;
+        if let Some(stuck) = self.stuck.get_mut(&id) {
+            stuck.extend(due);
+            return;
+        }
+        let mut delta = Delta { quarantined: space.quarantined(), ..Delta::default() };
+        let (mut done, mut failed) = (Vec::with_capacity(due.len()), None);
+        while let Some(one) = due.pop_front() {
+            match delta.attempt(|delta| one.apply(core, delta)) {
+                Ok(()) => done.push(one),
+                Err(reason) => {
+                    failed = Some(reason);
+                    due.push_front(one);
+                    break;
+                }
+            }
+        }
+        let now = core.now();
+        if !delta.is_empty() {
+            space.publish(delta, now);
+        }
+        let synced = self.log.synced().offset;
+        done.into_iter().for_each(|one| one.tell(core, now, synced));
+        let Some(reason) = failed else { return };
+        if !due.front().is_some_and(|d| matches!(d.item.change, Change::Observe { .. })) {
+            // Only what was observed can be gone round.
+            self.poison(partition, &format!("an order could not be applied: {reason}"));
+        }
+        self.to_quarantine.push_back((id, reason));
+        self.stuck.insert(id, due);
+    }
+}
+
+impl Item {
+    /// How durable it must be before it is applied.
+    pub(super) fn mode(&self) -> Durability {
+        match self.change {
+            // Whatever the space's mode: who is told of it must find it after any end.
+            Change::Quarantine(_) => Durability::Sync,
+            _ => self.space.durability,
+        }
+    }
+}
+
+impl Due {
+    fn apply(&self, core: &Core, delta: &mut Delta) -> Result<()> {
+        let (position, at) = (self.before, self.committed_at);
+        match &self.item.change {
             Change::Observe { batch, first, supersedes } => {
-                observe(delta, group, space, *batch, first, supersedes, mode)
+                let mut next = *first;
+                for ((i, piece), supersedes) in batch.pieces.iter().enumerate().zip(supersedes) {
+                    match piece {
+                        Piece::Rows { frame, checked } => {
+                            let reached = core.env.files.reached(Operation::Apply, frame);
+                            reached.map_err(|e| Error::io("apply", &e))?;
+                            let continues = continues(&batch.pieces, i);
+                            let observed = Observed { frame, checked, first: next, supersedes, continues };
+                            apply_observe(delta, &observed, position, at);
+                        }
+                        Piece::Voids(count) => apply_voids(delta, next, *count, position, at),
+                    }
+                    next = next.plus(piece.count());
+                }
             }
-            Change::Forget { bytes, reply, generation, ids, purge } => {
-                apply_forget(delta, &ids, purge, generation, group.before, group.committed_at);
-                let committed = Committed { first: generation, count: ids.len() as u32, durability: mode };
-                Told::Forget { space, bytes, reply, committed }
+            Change::Voided { batch, first, .. } => apply_voids(delta, *first, batch.permits().0, position, at),
+            Change::Forget { generation, ids, purge, .. } => {
+                apply_forget(delta, ids, *purge, *generation, position, at);
             }
-            Change::Order { control, epoch } => Told::Order { space, control, epoch },
-        });
+            Change::Order { .. } | Change::Quarantine(_) => {}
+        }
+        Ok(())
     }
-    let clock = core.now();
-    for (space, delta) in deltas.into_values().filter(|(_, delta)| !delta.is_empty()) {
-        space.publish(delta, clock);
-    }
-    for one in told {
-        one.tell(core, clock, group, synced);
+
+    fn tell(self, core: &Core, now: u64, synced: u64) {
+        let Self { item: Item { space, change }, before, committed_at } = self;
+        let durability = space.durability;
+        match change {
+            Change::Observe { batch, first, .. } => {
+                tell_batch(core, &space, *batch, first, Ok(()), (before, committed_at, now, synced));
+            }
+            Change::Voided { batch, first, reason } => {
+                let refused = Err(Error::Quarantined { reason });
+                tell_batch(core, &space, *batch, first, refused, (before, committed_at, now, synced));
+            }
+            Change::Forget { bytes, reply, generation, count, .. } => {
+                give_back(&space, bytes);
+                reply.complete(Ok(Committed { first: generation, count, durability }));
+            }
+            Change::Order { control, epoch } => {
+                give_back(&space, control.bytes);
+                turn(&space, control.order, epoch, committed_at);
+            }
+            Change::Quarantine(_) => {}
+        }
     }
 }
 
-fn observe(
-    delta: &mut Delta,
-    group: &Group,
-    space: Arc<Space>,
+/// The session is told before its speaker: who asks it after the acknowledgement finds it said (S2). Of what could not be applied the
+/// session has committed voids.
+fn tell_batch(
+    core: &Core,
+    space: &Space,
     batch: Batch,
     first: Generation,
-    supersedes: Vec<Vec<(u32, Generation)>>,
-    mode: Durability,
-) -> Told {
-    let permits = batch.permits();
-    let Batch { admitted_at, pieces, speaker, reply } = batch;
-    let goes_on: Vec<bool> = (0..pieces.len()).map(|i| continues(&pieces, i)).collect();
-    let (mut at, mut applied) = (first, Ok(()));
-    for ((piece, supersedes), continues) in pieces.into_iter().zip(supersedes).zip(goes_on) {
-        let count = piece.count();
-        match piece {
-            Piece::Rows { frame, checked } => {
-                let observed = Observed { frame, hashes: checked.hashes, first: at, supersedes, continues };
-                let known = Some((checked.view, checked.inverse_norms));
-                applied = applied.and(apply_observe(delta, observed, known, group.before, group.committed_at));
-            }
-            Piece::Voids(count) => apply_voids(delta, at, count, group.before, group.committed_at),
-        }
-        at = at.plus(count);
+    applied: Result<()>,
+    (before, committed_at, now, synced): (LogPosition, i64, u64, u64),
+) {
+    let (count, bytes) = batch.permits();
+    let Batch { admitted_at, speaker, reply, .. } = batch;
+    if applied.is_ok() {
+        core.observed.fetch_add(count, Ordering::Relaxed);
+    } else {
+        core.quarantined.fetch_add(count, Ordering::Relaxed);
     }
-    let outcome = applied.map(|()| Committed { first, count: permits.0 as u32, durability: mode });
-    Told::Batch { space, permits, admitted_at, speaker, reply, outcome }
-}
-
-impl Told {
-    fn tell(self, core: &Core, now: u64, group: &Group, synced: u64) {
-        match self {
-            Self::Batch { space, permits: (count, bytes), admitted_at, speaker, reply, outcome } => {
-                core.observed.fetch_add(count, Ordering::Relaxed);
-                core.process_queue.release(bytes);
-                space.release(count, bytes, now, Some(admitted_at), &core.process_queue);
-                if let (Some((session, stamp)), Ok(committed)) = (speaker, &outcome) {
-                    commit(&session, stamp, *committed, group, synced);
-                }
-                reply.complete(outcome);
-            }
-            Self::Forget { space, bytes, reply, committed } => {
-                give_back(&space, bytes);
-                reply.complete(Ok(committed));
-            }
-            Self::Order { space, control, epoch } => {
-                give_back(&space, control.bytes);
-                turn(&space, control.order, epoch, group.committed_at);
-            }
-        }
+    core.process_queue.release(bytes);
+    space.release(count, bytes, now, Some(admitted_at), &core.process_queue);
+    let outcome = applied.map(|()| Committed { first, count: count as u32, durability: space.durability });
+    if let Some((session, stamp)) = speaker {
+        let run = SequenceRun { first: stamp.first, count, generation: first, offset: before.offset };
+        let joined = session.section().commit(run, synced, committed_at);
+        debug_assert!(joined.is_some(), "numbered in sequence order");
+        joined.into_iter().flatten().for_each(|reply| reply.complete(outcome.clone()));
     }
-}
-
-/// The session is told before its speaker: who asks it after the acknowledgement finds it said (S2).
-fn commit(session: &Speaker, stamp: Stamp, committed: Committed, group: &Group, synced: u64) {
-    let (count, offset) = (u64::from(committed.count), group.before.offset);
-    let run = SequenceRun { first: stamp.first, count, generation: committed.first, offset };
-    let joined = session.section().commit(run, synced, group.committed_at);
-    debug_assert!(joined.is_some(), "numbered in sequence order");
-    joined.into_iter().flatten().for_each(|reply| reply.complete(Ok(committed)));
+    reply.complete(outcome);
 }
 
 /// An order has happened (S1, S4, G5, K3).
@@ -185,7 +248,7 @@ impl Item {
     /// Answers what was numbered and will not be committed in this run.
     pub(super) fn fail(self, core: &Core, error: &Error) {
         match self.change {
-            Change::Observe { batch, .. } => {
+            Change::Observe { batch, .. } | Change::Voided { batch, .. } => {
                 if let Some((session, _)) = &batch.speaker {
                     let waiting = session.section().abandon();
                     waiting.into_iter().for_each(|reply| reply.complete(Err(error.clone())));
@@ -197,6 +260,7 @@ impl Item {
                 reply.complete(Err(error.clone()));
             }
             Change::Order { control, .. } => answer_control(&self.space, *control, &|| Err(error.clone())),
+            Change::Quarantine(_) => {}
         }
     }
 }

@@ -9,17 +9,18 @@
 
 mod apply;
 mod number;
+mod quarantine;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::core::{Core, Partition};
 use crate::error::Error;
 use crate::store::{Batch, Control, Space};
-use crate::types::{Durability, LogPosition};
+use crate::types::{Durability, LogPosition, SpaceId};
 use crate::wal::{CloseRecord, GroupBuilder, LogEvent, LogWriter, Room};
-use apply::{answer, answer_control, apply};
+use apply::{Due, answer, answer_control};
 use number::Group;
 
 enum Health {
@@ -36,6 +37,12 @@ pub(in crate::engine) struct Writer {
     /// Taken from a lane and not numbered: it did not fit.
     held: Option<(Arc<Space>, Batch)>,
     held_control: Option<(Arc<Space>, Box<Control>)>,
+    /// Spaces of which something could not be applied: it, and all behind it.
+    stuck: BTreeMap<SpaceId, VecDeque<Due>>,
+    /// Those of them whose first must be logged to be gone round, and why.
+    to_quarantine: VecDeque<(SpaceId, String)>,
+    /// The log before the group that is being applied. After a panic it stays: not all of it was.
+    applying: Option<LogPosition>,
     health: Health,
     first_of_run: bool,
     /// The last group is a close record: nothing needs protecting.
@@ -57,6 +64,9 @@ impl Writer {
             in_flight: VecDeque::new(),
             held: None,
             held_control: None,
+            stuck: BTreeMap::new(),
+            to_quarantine: VecDeque::new(),
+            applying: None,
             health: Health::Well,
             first_of_run,
             closed,
@@ -75,7 +85,7 @@ impl Writer {
     }
 
     fn nothing_held(&self) -> bool {
-        self.held.is_none() && self.held_control.is_none()
+        self.held.is_none() && self.held_control.is_none() && self.stuck.is_empty()
     }
 
     /// Returns whether another step would find something to do at once.
@@ -94,20 +104,20 @@ impl Writer {
         }
         let more = self.fill(core, partition);
         if self.in_flight.is_empty() && !self.syncing {
-            self.send(core);
+            self.send(core, partition);
         }
         self.when_idle(core, partition);
         more && self.in_flight.is_empty()
     }
 
     /// Log: the group leaves for the disk.
-    fn send(&mut self, core: &Core) {
+    fn send(&mut self, core: &Core, partition: &Partition) {
         if self.building.items.is_empty() {
             return;
         }
         let mut group = std::mem::take(&mut self.building);
         group.all_sync = self.first_of_run;
-        let needs = |mode| group.items.iter().any(|i| i.space.durability == mode);
+        let needs = |mode| group.items.iter().any(|i| i.mode() == mode);
         let sync = group.all_sync || needs(Durability::Sync);
         let written = !group.all_sync && needs(Durability::Os);
         group.before = self.log.end();
@@ -125,8 +135,7 @@ impl Writer {
         self.closed = false;
         self.last_activity = core.now();
         if !group.all_sync {
-            let synced = self.log.synced().offset;
-            apply(core, &mut group, Durability::Memory, synced);
+            self.apply(core, partition, &mut group, Durability::Memory);
         }
         self.in_flight.push_back(group);
     }
@@ -145,10 +154,10 @@ impl Writer {
                 if self.in_flight[at].all_sync {
                     return;
                 }
-                let synced = self.log.synced().offset;
-                apply(core, &mut self.in_flight[at], Durability::Os, synced);
-                if self.in_flight[at].items.is_empty() {
-                    self.in_flight.remove(at);
+                let Some(mut group) = self.in_flight.remove(at) else { return };
+                self.apply(core, partition, &mut group, Durability::Os);
+                if !group.items.is_empty() {
+                    self.in_flight.insert(at, group);
                 }
             }
             LogEvent::Synced(ticket) => {
@@ -160,10 +169,10 @@ impl Writer {
                     // The next group leaves before this one's rows are counted; not if that would overtake rows that wait here.
                     let overtakes = group.all_sync;
                     if self.in_flight.is_empty() && !overtakes {
-                        self.send(core);
+                        self.send(core, partition);
                     }
                     for mode in [Durability::Memory, Durability::Os, Durability::Sync] {
-                        apply(core, &mut group, mode, self.log.synced().offset);
+                        self.apply(core, partition, &mut group, mode);
                     }
                 }
             }
@@ -196,6 +205,9 @@ impl Writer {
         let _ = partition.poisoned.set(cause.clone());
         let error = Error::Poisoned { cause: cause.clone() };
         let building = std::mem::take(&mut self.building);
+        for due in std::mem::take(&mut self.stuck).into_values().flatten() {
+            due.item.fail(core, &error);
+        }
         for group in std::mem::take(&mut self.in_flight).into_iter().chain([building]) {
             group.items.into_iter().for_each(|i| i.fail(core, &error));
         }
@@ -280,7 +292,7 @@ impl Writer {
 
     /// Whether the log is on the disk past `from`; if nothing moves it there, a closing group does.
     pub(in crate::engine) fn has_passed(&mut self, core: &Core, from: u64) -> bool {
-        if self.log.synced().offset > from {
+        if self.checkpoint_cut().offset > from {
             return true;
         }
         if self.is_quiet() && self.log.end().offset == from {
@@ -289,10 +301,13 @@ impl Writer {
         false
     }
 
-    /// Up to where a checkpoint may say that all is in files: a clean end stays in what the next start reads, or it would not know of it.
+    /// Up to where a checkpoint may say that all is in files: all before it is applied. A clean end stays in what the next start reads, or it
+    /// would not know of it.
     pub(in crate::engine) fn checkpoint_cut(&self) -> LogPosition {
-        let synced = self.log.synced();
-        self.clean_close_at.filter(|at| at.offset < synced.offset).unwrap_or(synced)
+        let stuck = self.stuck.values().filter_map(|waiting| waiting.front()).map(|due| due.before);
+        let in_flight = self.in_flight.iter().map(|group| group.before);
+        let kept = stuck.chain(in_flight).chain(self.applying).chain(self.clean_close_at);
+        kept.fold(self.log.synced(), |a, b| if b.offset < a.offset { b } else { a })
     }
 
     /// Whether a clean end must still be written: not for a log that this run never touched.

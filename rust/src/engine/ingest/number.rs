@@ -16,10 +16,10 @@ use crate::queue::{Committed, Reply};
 use crate::records::{Checked, FrameView};
 use crate::session::SessionState;
 use crate::store::{Batch, Control, Order, Piece, Scope, Space, Speaker, Wanted, continues};
-use crate::types::{FORGET_IDS_MAX, Generation, LogPosition};
+use crate::types::{FORGET_IDS_MAX, Generation, LogPosition, SpaceId};
 use crate::wal::{
-    ExpiryRecord, ForgetRecord, GroupBuilder, PurgedRecord, Room, Said, SessionEvent, SessionRecord, VoidRecord,
-    observe_prefix,
+    ExpiryRecord, ForgetRecord, GroupBuilder, PurgedRecord, Quarantined, Room, Said, SessionEvent, SessionRecord,
+    VoidRecord, observe_prefix,
 };
 
 /// Bytes of an observe record beside its frame, for counting room, and of each item in it: its hash and what it may supersede.
@@ -35,11 +35,19 @@ pub(super) enum Change {
         first: Generation,
         supersedes: Vec<Vec<(u32, Generation)>>,
     },
+    /// It could not be applied, and the log says so: its generations hold nothing.
+    Voided {
+        batch: Box<Batch>,
+        first: Generation,
+        reason: String,
+    },
+    Quarantine(Box<Quarantined>),
     Forget {
         bytes: u64,
         reply: Reply<Committed>,
         generation: Generation,
         ids: Vec<Generation>,
+        count: u32,
         purge: bool,
     },
     /// An order that takes no generation; the epoch it gave a session.
@@ -68,6 +76,9 @@ pub(super) struct Group {
 impl Writer {
     /// Drain and number, orders first, then round robin over the spaces that wait. True if more waits than went in.
     pub(super) fn fill(&mut self, core: &Core, partition: &Partition) -> bool {
+        if !self.log_quarantines(core, partition) {
+            return true;
+        }
         if self.building.items.is_empty() && !self.orders(core, partition) {
             return true;
         }
@@ -173,24 +184,16 @@ impl Writer {
         let (mut at, mut all) = (first, Vec::with_capacity(batch.pieces.len()));
         for (i, piece) in batch.pieces.iter().enumerate() {
             self.scratch.clear();
-            match piece {
-                Piece::Rows { frame, checked } => {
-                    let supersedes = supersede(space, frame, &checked.view, at);
-                    let continues = continues(&batch.pieces, i);
-                    let (hashes, out) = (&checked.hashes, &mut self.scratch);
-                    observe_prefix(out, id, said, continues, at, hashes, &supersedes, frame.len());
-                    self.building.builder.push(&self.scratch, Some(frame));
-                    all.push(supersedes);
-                }
-                Piece::Voids(count) => {
-                    let void = VoidRecord { space: id, first_generation: at, count: *count, incarnation: 0, said };
-                    void.encode(&mut self.scratch);
-                    self.building.builder.push(&self.scratch, None);
-                    all.push(Vec::new());
-                }
-            }
+            let supersedes = match piece {
+                Piece::Rows { frame, checked } => supersede(space, frame, &checked.view, at),
+                Piece::Voids(_) => Vec::new(),
+            };
+            let continues = continues(&batch.pieces, i);
+            let frame = put_piece(&mut self.scratch, id, said, continues, at, piece, &supersedes);
+            self.building.builder.push(&self.scratch, frame);
+            all.push(supersedes);
             at = at.plus(piece.count());
-            said.first += if said.session.0 == 0 { 0 } else { piece.count() };
+            said = said.after(piece.count());
         }
         all
     }
@@ -254,10 +257,10 @@ impl Writer {
         }
         self.building.builder.push(&self.scratch, None);
         let change = match (planned, *control) {
-            (Planned::Forget(generation, ids), Control { bytes, order: Order::Forget { reply, purge, .. } }) => {
+            (Planned::Forget(generation, ids, count), Control { bytes, order: Order::Forget { reply, purge, .. } }) => {
                 space.number(1);
                 space.condemn(&ids);
-                Change::Forget { bytes, reply, generation, ids, purge }
+                Change::Forget { bytes, reply, generation, ids, count, purge }
             }
             (_, control) => {
                 let epoch = begin_epoch(&control.order);
@@ -270,14 +273,21 @@ impl Writer {
 
     /// Who dies, and the record in `scratch`; None if there is nobody.
     fn plan_forget(&mut self, space: &Space, wanted: &Wanted, purge: bool) -> Result<Option<Planned>, Error> {
-        let ids = self.dying_now(space, wanted)?;
+        let mut ids = self.dying_now(space, wanted)?;
         if ids.is_empty() {
             return Ok(None);
+        }
+        let count = ids.len() as u32;
+        if let Wanted::Key(key) = wanted {
+            // Should the key's owner never come to be, its predecessor must not come back.
+            let superseded = self.superseded_under_way(space);
+            let before = space.keys.history(key, space.numbered());
+            ids.splice(0..0, before.into_iter().filter(|v| superseded.contains(v)));
         }
         let generation = space.numbered().plus(1);
         let record = ForgetRecord { space: space.options.id, generation, ids, purge };
         record.encode(&mut self.scratch);
-        Ok(Some(Planned::Forget(generation, record.ids)))
+        Ok(Some(Planned::Forget(generation, record.ids, count)))
     }
 
     /// The record of an order in `scratch`, if it is one that may be given now.
@@ -338,10 +348,10 @@ impl Writer {
                     found.push(row.generation);
                     true
                 })?;
-                for (group, (frame, checked), first) in self.under_way(space) {
+                for (at, (frame, checked), first) in self.under_way(space) {
                     for i in 0..checked.hashes.len() {
                         let generation = first.plus(i as u64);
-                        let facts = checked.view.facts(frame, i, generation, group.committed_at);
+                        let facts = checked.view.facts(frame, i, generation, at);
                         if filter.matches(&facts) {
                             found.push(generation);
                         }
@@ -350,8 +360,9 @@ impl Writer {
                 found
             }
         };
-        let rows =
-            |(_, (_, checked), first): (_, (_, &Checked), Generation)| (first, first.plus(checked.hashes.len() as u64));
+        let rows = |(_, (_, checked), first): (i64, (_, &Checked), Generation)| {
+            (first, first.plus(checked.hashes.len() as u64))
+        };
         let coming: BTreeSet<(Generation, Generation)> = self.under_way(space).map(rows).collect();
         let comes =
             |id: &Generation| coming.range(..=(*id, Generation(u64::MAX))).next_back().is_some_and(|r| *id < r.1);
@@ -361,25 +372,27 @@ impl Writer {
         Ok(found)
     }
 
-    /// The space's rows that are numbered and not applied, with their groups and first generations.
-    fn under_way<'a>(
-        &'a self,
-        space: &'a Space,
-    ) -> impl Iterator<Item = (&'a Group, (&'a [u8], &'a Checked), Generation)> {
+    /// What is numbered of the space and not applied, with the time of its group.
+    pub(super) fn items_under_way<'a>(&'a self, space: &'a Space) -> impl Iterator<Item = (i64, &'a Item)> {
         let groups = self.in_flight.iter().chain([&self.building]);
-        let items = groups.flat_map(|group| group.items.iter().map(move |item| (group, item)));
-        items
-            .filter(|(_, item)| item.space.options.id == space.options.id)
-            .flat_map(|(group, item)| {
+        let items = groups.flat_map(|group| group.items.iter().map(move |item| (group.committed_at, item)));
+        let stuck = self.stuck.get(&space.options.id).into_iter().flatten().map(|due| (due.committed_at, &due.item));
+        stuck.chain(items).filter(|(_, item)| item.space.options.id == space.options.id)
+    }
+
+    /// The rows of that, with their first generations.
+    fn under_way<'a>(&'a self, space: &'a Space) -> impl Iterator<Item = (i64, (&'a [u8], &'a Checked), Generation)> {
+        self.items_under_way(space)
+            .flat_map(|(at, item)| {
                 let (pieces, first) = match &item.change {
                     Change::Observe { batch, first, .. } => (&batch.pieces[..], *first),
                     _ => (&[][..], Generation(0)),
                 };
                 pieces.iter().scan(first, move |next, piece| {
-                    let at = *next;
+                    let first = *next;
                     *next = next.plus(piece.count());
                     Some(match piece {
-                        Piece::Rows { frame, checked } => Some((group, (&frame[..], &**checked), at)),
+                        Piece::Rows { frame, checked } => Some((at, (&frame[..], &**checked), first)),
                         Piece::Voids(_) => None,
                     })
                 })
@@ -389,8 +402,31 @@ impl Writer {
 }
 
 enum Planned {
-    Forget(Generation, Vec<Generation>),
+    /// How many of those it names it is told to have forgotten.
+    Forget(Generation, Vec<Generation>, u32),
     Other,
+}
+
+/// A piece's record without its frame, which is handed back.
+pub(super) fn put_piece<'a>(
+    out: &mut Vec<u8>,
+    space: SpaceId,
+    said: Said,
+    continues: bool,
+    at: Generation,
+    piece: &'a Piece,
+    supersedes: &[(u32, Generation)],
+) -> Option<&'a Arc<Vec<u8>>> {
+    match piece {
+        Piece::Rows { frame, checked } => {
+            observe_prefix(out, space, said, continues, at, &checked.hashes, supersedes, frame.len());
+            Some(frame)
+        }
+        Piece::Voids(count) => {
+            VoidRecord { space, first_generation: at, count: *count, incarnation: 0, said }.encode(out);
+            None
+        }
+    }
 }
 
 /// Opening and attaching begin an epoch, here, so that what the older one pushed behind is not numbered (S4).

@@ -19,7 +19,8 @@ use crate::session::Window;
 use crate::store::{Deaths, SealedPart, Space, Speaker};
 use crate::types::{FileId, Generation, LogPosition};
 use crate::wal::{
-    Checkpoint, CheckpointFile, CheckpointSession, CheckpointSpace, FilePart, checkpoint_path, list_checkpoints,
+    Checkpoint, CheckpointFile, CheckpointSession, CheckpointSpace, FilePart, Quarantined, checkpoint_path,
+    list_checkpoints,
 };
 
 const CHUNK: usize = 1 << 20;
@@ -287,6 +288,7 @@ impl SealJob {
             deaths: deaths(&planned.space, state.unplaced, last_generation),
             sessions: sessions(core, partition, &planned.space),
             history_from: state.history_from,
+            quarantined: quarantined_upto(&state.quarantined, last_generation),
             purging: state.purging.into_iter().filter(|(_, death)| *death <= last_generation).collect(),
             changes: planned.space.changes().into_iter().filter(|(g, _)| *g <= last_generation).collect(),
         }
@@ -388,6 +390,10 @@ impl SealJob {
         let tmp = format!("{}.tmp", rows_path(&core.partitions[self.partition].dir, output.id));
         Some(Box::new(move |files| files.remove(&tmp).map(|()| Output::Nothing)))
     }
+}
+
+fn quarantined_upto(all: &[Quarantined], upto: Generation) -> Vec<Quarantined> {
+    all.iter().filter(|q| q.last() <= upto).cloned().collect()
 }
 
 /// Who is dead at `upto`, read from the view of now: later deaths are told by their generation.

@@ -1,22 +1,28 @@
 //! What a partition's files say (D2, D3, D6): checkpoint, sealed files, then the log from the checkpoint's position. Only reads, so that
-//! `open` and `verify` see the same.
+//! `open` and `verify` see the same; `careful` applies what was read.
+
+mod careful;
+mod replayed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(super) use careful::Careful;
+pub(super) use replayed::Replayed;
+use replayed::{Deed, lost_tail};
+
 use super::catalogue::Known;
 use super::maintenance::{Kept, rows_id, rows_path};
 use super::open::Damage;
-use super::replayed::{Replayed, lost_tail};
 use crate::env::Files;
 use crate::error::Error;
 use crate::records::{RowSource, SealedFile};
-use crate::store::{DamagedRows, Deaths, Observed, SealedPart, SpaceState, apply_forget, apply_observe, apply_voids};
+use crate::store::{DamagedRows, Deaths, SealedPart, SpaceState};
 use crate::types::codec::Seed;
 use crate::types::{FileId, Generation, PartitionId, SessionId, SpaceId};
 use crate::wal::{
-    Checkpoint, CheckpointSpace, ForgetRecord, GroupAt, ObserveRecord, Record, Recovered, VoidRecord, list_checkpoints,
-    partition_dir, recover,
+    Checkpoint, CheckpointSpace, ForgetRecord, GroupAt, ObserveRecord, QuarantineRecord, Record, Recovered, VoidRecord,
+    list_checkpoints, partition_dir, recover,
 };
 
 pub(super) struct PartitionState {
@@ -31,6 +37,8 @@ pub(super) struct PartitionState {
     pub(super) ended_clean: bool,
     pub(super) ended_closed: bool,
     pub(super) poisoned: bool,
+    /// Batches that could not be applied this time: to be logged before anything else.
+    pub(super) caught: Vec<QuarantineRecord>,
 }
 
 struct Reader<'a> {
@@ -51,6 +59,7 @@ pub(super) fn read_partition(
     seed: Seed,
     id: PartitionId,
     known: &Known,
+    careful: Careful,
 ) -> Result<PartitionState, Error> {
     let dir = partition_dir(id);
     let mut reader = Reader {
@@ -81,6 +90,7 @@ pub(super) fn read_partition(
     if let Some(checkpoint) = &kept.current {
         log.committed_at = log.committed_at.max(checkpoint.committed_at);
     }
+    let caught = careful.apply(files, seed, (id, &dir), &mut reader.spaces, log.committed_at)?;
     reader.judge(&log);
     leftovers.extend(reader.stray_rows(&mut kept)?);
     kept.damaged = !reader.damage.is_empty();
@@ -97,6 +107,7 @@ pub(super) fn read_partition(
         ended_clean: reader.ended_clean,
         ended_closed: reader.ended_closed,
         poisoned,
+        caught,
     })
 }
 
@@ -157,6 +168,7 @@ impl Reader<'_> {
                     ..SpaceState::default()
                 };
                 seat.delta.history_from = entry.history_from;
+                seat.quarantined.clone_from(&entry.quarantined);
                 seat.delta.purging.clone_from(&entry.purging);
                 seat.delta.deaths.clone_from(&entry.deaths);
                 seat.delta.changes.clone_from(&entry.changes);
@@ -218,7 +230,14 @@ impl Reader<'_> {
                 Record::Forget(forget) => self.forget(group, forget)?,
                 Record::Purged(purged) => {
                     if let Some(seat) = self.seat(group, purged.space)? {
-                        seat.delta.purging.retain(|(row, _)| !purged.ids.contains(row));
+                        seat.note(Deed::Purged(purged.ids), group);
+                    }
+                }
+                Record::Quarantine(record) => {
+                    if let Some(seat) = self.seat(group, record.space)?
+                        && !seat.quarantined.iter().any(|q| q.first == record.batch.first)
+                    {
+                        seat.quarantined.push(record.batch);
                     }
                 }
                 Record::Session(session) => {
@@ -272,14 +291,9 @@ impl Reader<'_> {
         seat.expect(first, group)?;
         seat.last = last;
         let frame = Arc::new(record.frame.to_vec());
-        let observed = Observed {
-            frame,
-            hashes: record.hashes,
-            first,
-            supersedes: record.supersedes,
-            continues: record.continues,
-        };
-        apply_observe(&mut seat.delta, observed, None, group.before, group.header.committed_at)
+        let ObserveRecord { hashes, said, supersedes, continues, .. } = record;
+        seat.note(Deed::Rows { frame, hashes, said, first, supersedes, continues }, group);
+        Ok(())
     }
 
     fn forget(&mut self, group: &GroupAt, record: ForgetRecord) -> Result<(), Error> {
@@ -292,8 +306,8 @@ impl Reader<'_> {
         }
         seat.expect(record.generation, group)?;
         seat.last = record.generation;
-        let (position, at) = (group.before, group.header.committed_at);
-        apply_forget(&mut seat.delta, &record.ids, record.purge, record.generation, position, at);
+        let ForgetRecord { generation, ids, purge, .. } = record;
+        seat.note(Deed::Forget { generation, ids, purge }, group);
         Ok(())
     }
 
@@ -310,7 +324,7 @@ impl Reader<'_> {
         seat.expect(first, group)?;
         seat.last = last;
         if record.said.session != SessionId(0) {
-            apply_voids(&mut seat.delta, first, count, group.before, group.header.committed_at);
+            seat.note(Deed::Voids(first, count), group);
             return Ok(());
         }
         seat.state.incarnation = record.incarnation;
