@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,20 @@ def test_what_ends_each_start_is_found_and_gone_round(tmp_path: Path) -> None:
         space = engine.space("notes")
         assert [memory.text for memory in space.list()] == ["one", "three"]
         assert [memory.text for memory in space.read_quarantined(2)] == ["poison"]
+
+
+def test_workers_that_die_are_counted_and_nothing_is_lost(tmp_path: Path) -> None:
+    with engram.open(tmp_path / "d", limits=LIMITS) as engine:
+        space = engine.space("notes", dim=2)
+        engine._core.inject("work:engram*20=panic")
+        for number in range(50):
+            space.observe(f"note {number}", vector=[1, number])
+        deadline = time.monotonic() + 20
+        while engine.stats()["worker_restarts"] < 20 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert engine.stats()["worker_restarts"] == 20
+        engine.checkpoint()
+        assert len(space) == 50
+    with engram.open(tmp_path / "d") as engine:
+        assert engine.report["damage"] == []
+        assert len(engine.space("notes")) == 50

@@ -72,6 +72,9 @@ pub struct Core {
     pub completions: Arc<Completions<Completion>>,
     pub closing: AtomicBool,
     pub observed: AtomicU64,
+    /// Rounds of a thread that panicked, and partitions that another thread than their own took over.
+    pub worker_restarts: AtomicU64,
+    pub takeovers: AtomicU64,
     /// Observations that could not be applied.
     pub quarantined: AtomicU64,
 }

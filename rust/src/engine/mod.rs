@@ -15,6 +15,7 @@ mod recovery;
 mod sessions;
 mod speaking;
 mod stats;
+mod threads;
 mod verify;
 mod workers;
 

@@ -123,6 +123,8 @@ impl Core {
             completions: Arc::new(Completions::default()),
             closing: false.into(),
             observed: AtomicU64::new(0),
+            worker_restarts: AtomicU64::new(0),
+            takeovers: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
             scheduler,
             config,

@@ -45,6 +45,8 @@ pub struct EngineStats {
     pub spaces: u64,
     pub observed: u64,
     pub quarantined: u64,
+    pub worker_restarts: u64,
+    pub takeovers: u64,
     pub queue_bytes: u64,
     pub unsealed_bytes: u64,
     /// Of what all spaces share.
@@ -115,6 +117,8 @@ impl Core {
         EngineStats {
             spaces: self.spaces.len() as u64,
             observed: self.observed.load(Ordering::Relaxed),
+            worker_restarts: self.worker_restarts.load(Ordering::Relaxed),
+            takeovers: self.takeovers.load(Ordering::Relaxed),
             quarantined: self.quarantined.load(Ordering::Relaxed),
             queue_bytes: self.process_queue.bytes(),
             unsealed_bytes: self.process_unsealed.bytes(),

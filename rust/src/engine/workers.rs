@@ -1,60 +1,31 @@
-//! Threads, and the calls that wait. Threads only run I/O jobs and `step`; all they could do a simulator can do (T4).
+//! The calls that wait, and the engine's beginning and end.
 //!
-//! One I/O thread a partition, one for the catalogue, one for maintenance; min(partitions, cores) writer threads; one for the maintenance
-//! machine. After a completion the I/O thread itself steps the writer if nothing else waits for the disk. A caller that has just pushed
-//! steps the writer and runs its I/O too, if nobody is at it: alone, an acknowledgement costs no hop between threads. Writer threads take what is left, and the timers. `close` drains, writes
-//! clean closing groups, joins everything and returns what went wrong; `Drop` is a backstop.
+//! After a completion the I/O thread itself steps the writer if nothing else waits for the disk. A caller that has just pushed
+//! steps the writer and runs its I/O too, if nobody is at it: alone, an acknowledgement costs no hop between threads. Writer threads take
+//! what is left, and the timers (`threads`). All they do a simulator can do (T4). `close` drains, writes clean closing groups, joins everything and
+//! returns what went wrong; `Drop` is a backstop.
 
-use std::cell::Cell;
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::{JoinHandle, Thread};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::calls::{Admission, Prepared};
 use super::core::Core;
-use crate::env::{Env, Port, Scheduler, Task};
+use super::threads::{HELPING, Threads};
+use crate::env::{Env, Scheduler, Task};
 use crate::error::Error;
 use crate::queue::{Committed, Ticket};
 use crate::store::Space;
 use crate::types::{Config, Durability, Metric, check_space_name};
 
-const TICK: Duration = Duration::from_millis(40);
 pub(super) const SLICE: Duration = Duration::from_millis(20);
 const CLOSE_WAIT_MS: u64 = 30_000;
 
 /// Called while waiting; an error ends the wait (a signal came).
 pub type Pulse<'a> = &'a dyn Fn() -> Result<(), Error>;
-
-thread_local! {
-    /// This thread will run the jobs it causes: no need to wake the one whose they are.
-    static HELPING: Cell<bool> = const { Cell::new(false) };
-}
-
-#[derive(Default)]
-struct Threads {
-    io: Vec<OnceLock<Thread>>,
-    writers: Vec<OnceLock<Thread>>,
-    maintenance: OnceLock<Thread>,
-    stop: AtomicBool,
-}
-
-impl Scheduler for Threads {
-    fn wake(&self, task: Task) {
-        let thread = match task {
-            Task::Io(_) if HELPING.get() => None,
-            Task::Io(i) => self.io.get(i),
-            Task::Writer(i) => self.writers.get(i % self.writers.len().max(1)),
-            Task::Maintenance => Some(&self.maintenance),
-        };
-        if let Some(thread) = thread.and_then(OnceLock::get) {
-            thread.unpark();
-        }
-    }
-}
 
 /// A running engine.
 pub struct Engine {
@@ -67,87 +38,15 @@ pub struct Engine {
 impl Engine {
     pub fn open(env: Env, config: Config, cores: usize) -> Result<Self, Error> {
         engram_kernels::try_level().map_err(|e| Error::invalid("ENGRAM_SIMD", e.to_string()))?;
-        let slots = |n: usize| (0..n).map(|_| OnceLock::new()).collect::<Vec<_>>();
-        // The directory may have more partitions than asked for; 256 is the most there can be.
-        let threads = Arc::new(Threads { io: slots(258), writers: slots(cores.clamp(1, 64)), ..Threads::default() });
+        let threads = Arc::new(Threads::new(cores));
         let core = Core::open(env, config, Arc::clone(&threads) as Arc<dyn Scheduler>)?;
         let engine = Self { core, threads, handles: Mutex::default(), closed: Mutex::new(false) };
-        engine.start().map_err(|e| Error::io("a thread", &e))?;
+        *engine.handles.lock() = engine.threads.start(&engine.core).map_err(|e| Error::io("a thread", &e))?;
         Ok(engine)
     }
 
     pub fn core(&self) -> &Arc<Core> {
         &self.core
-    }
-
-    fn spawn(
-        &self,
-        name: String,
-        slot: usize,
-        kind: fn(&Threads, usize) -> &OnceLock<Thread>,
-        run: impl Fn(&Core) + Send + 'static,
-    ) -> io::Result<()> {
-        let (core, threads) = (Arc::clone(&self.core), Arc::clone(&self.threads));
-        let body = move || {
-            let _ = kind(&threads, slot).set(std::thread::current());
-            while !threads.stop.load(Ordering::Acquire) {
-                run(&core);
-                std::thread::park_timeout(TICK);
-            }
-        };
-        let handle = std::thread::Builder::new().name(name).spawn(body)?;
-        self.handles.lock().push(handle);
-        Ok(())
-    }
-
-    fn start(&self) -> io::Result<()> {
-        let partitions = self.core.partitions.len();
-        for i in 0..partitions {
-            self.spawn(
-                format!("engram-io-{i}"),
-                i,
-                |t, i| &t.io[i],
-                move |core| serve(core, &core.partitions[i].port, i),
-            )?;
-        }
-        self.spawn(
-            "engram-io-catalogue".to_owned(),
-            partitions,
-            |t, i| &t.io[i],
-            |core| {
-                while core.run_catalogue_io() {
-                    core.step_catalogue();
-                }
-            },
-        )?;
-        self.spawn(
-            "engram-io-maintenance".to_owned(),
-            partitions + 1,
-            |t, i| &t.io[i],
-            |core| {
-                while core.maintenance_port.run_one() {
-                    core.scheduler.wake(Task::Maintenance);
-                }
-            },
-        )?;
-        let writers = partitions.min(self.threads.writers.len());
-        let all = self.threads.writers.len();
-        for w in 0..all.min(writers.max(1)) {
-            self.spawn(
-                format!("engram-writer-{w}"),
-                w,
-                |t, i| &t.writers[i],
-                move |core| {
-                    for i in (w..core.partitions.len()).step_by(all) {
-                        while core.step_partition(i) && core.partitions[i].dirty.load(Ordering::SeqCst) {}
-                    }
-                    if w == 0 {
-                        core.step_catalogue();
-                    }
-                },
-            )?;
-        }
-        self.spawn("engram-maintenance".to_owned(), 0, |t, _| &t.maintenance, |core| while core.step_maintenance() {})
     }
 
     /// Makes a space, or opens the one of that name if it has these properties.
@@ -320,7 +219,7 @@ impl Engine {
     }
 
     fn stop(&self) {
-        self.threads.stop.store(true, Ordering::Release);
+        self.threads.stop();
         for handle in std::mem::take(&mut *self.handles.lock()) {
             handle.thread().unpark();
             let _ = handle.join();
@@ -343,18 +242,6 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         let _ = self.close();
-    }
-}
-
-/// The I/O thread of a partition: jobs first; with none left, the writer's next step.
-fn serve(core: &Core, port: &Port, index: usize) {
-    while port.run_one() {
-        if port.has_jobs() {
-            core.partitions[index].dirty.store(true, Ordering::SeqCst);
-            core.scheduler.wake(Task::Writer(index));
-        } else {
-            core.drive(index);
-        }
     }
 }
 

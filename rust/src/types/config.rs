@@ -39,6 +39,8 @@ pub struct Config {
     pub queue_age_ms_max: u64,
     /// What one space may put into a group before the next space has its turn (T2).
     pub quantum_bytes: usize,
+    /// A partition with more observations on their way than this may be taken over (T3).
+    pub steal_threshold: u64,
 
     // The log (D1, D9).
     pub group_bytes_max: usize,
@@ -97,6 +99,7 @@ impl Default for Config {
             admission_timeout_ms: 30_000,
             queue_age_ms_max: 1_000,
             quantum_bytes: 256 << 10,
+            steal_threshold: 1_000,
             group_bytes_max: 1 << 20,
             segment_bytes_first: 4 * MIB,
             segment_bytes_max: 64 * MIB,
