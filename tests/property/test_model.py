@@ -351,7 +351,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
 TestEngineAgainstModel = EngineAgainstModel.TestCase
 TestEngineAgainstModel.settings = settings(
     settings.get_profile("campaign" if CAMPAIGN else "ci"),
-    max_examples=2_000 if CAMPAIGN else 20,
-    stateful_step_count=100 if CAMPAIGN else 30,
+    max_examples=10_000 if CAMPAIGN else 60,
+    stateful_step_count=50 if CAMPAIGN else 30,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )

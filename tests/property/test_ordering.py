@@ -144,7 +144,7 @@ class Ordering(RuleBasedStateMachine):
 TestOrdering = Ordering.TestCase
 TestOrdering.settings = settings(
     settings.get_profile("campaign" if CAMPAIGN else "ci"),
-    max_examples=10_000 if CAMPAIGN else 20,
+    max_examples=10_000 if CAMPAIGN else 60,
     stateful_step_count=60 if CAMPAIGN else 30,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
