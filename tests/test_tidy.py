@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine",),
 )
 GROUND = FLOORS[0]  # used by everybody, and by each other
-USING_CORE = ("__init__", "_engine", "_reads", "_session", "_space", "_types", "_exceptions")
+USING_CORE = ("__init__", "_engine", "_pressure", "_reads", "_session", "_space", "_types", "_exceptions")
 CORE_USERS = {f"python/engram/{name}.py" for name in USING_CORE}
 
 LINES_MAX = 500

@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from engram._convert import Metadata, OnOverload, Time, Vectors
 from engram._exceptions import Closed
+from engram._pressure import OnPressure
 from engram._session import Session
 from engram._types import Ack, BatchAck
 
@@ -79,6 +80,16 @@ class AsyncSession:
     def advised_batch(self) -> int:
         """How many observations to send at once at that level."""
         return self._session.advised_batch
+
+    async def on_pressure(self, callback: OnPressure | None) -> None:
+        """Be told how hard the space is pressed, on the event loop. See `Session.on_pressure`."""
+        loop = asyncio.get_running_loop()
+
+        def called(level: str, advised_batch: int) -> None:
+            if callback is not None:
+                loop.call_soon_threadsafe(callback, level, advised_batch)
+
+        await self._calls(self._session.on_pressure, None if callback is None else called)
 
     async def observe(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 
 from engram import _core
 from engram._convert import Durability, Metric, whole
+from engram._pressure import Watch
 from engram._reads import Snapshot
 from engram._space import Space
 
@@ -78,6 +79,7 @@ class Engine:
 
     def __init__(self, core: _core.Engine) -> None:
         self._core = core
+        self._watch = Watch(core)
         _open_engines.add(self)
 
     def space(
@@ -139,7 +141,8 @@ class Engine:
         Returns
         -------
         list of (int, bytes)
-            The session's `id`, and a `Told` of `proto/engram/v1/frame.proto`: an acknowledgement or a fault.
+            The session's `id`, and a `Told` of `proto/engram/v1/frame.proto`: an acknowledgement, a fault, or a
+            change of the space's level.
         """
         return self._core.drain_completions(most)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engram._convert import Columns, Metadata, OnOverload, Time, Vectors, one_row, whole
+from engram._pressure import OnPressure
 from engram._types import Ack, BatchAck
 
 if TYPE_CHECKING:
@@ -198,6 +199,24 @@ class Session:
         accepted = np.delete(ids, [index for index, _ in rejected])
         return BatchAck(accepted, generation, self._space.durability, rejected, duplicate)
 
+    def on_pressure(self, callback: OnPressure | None) -> None:
+        """Be told how hard the space is pressed: of each change of its level, within a tenth of a second.
+
+        Parameters
+        ----------
+        callback : callable (level: str, advised_batch: int), or None
+            Called on a thread of the engine, one call at a time, also at once if the level is not NORMAL. It must not
+            wait. What it raises is logged. None: nobody is called any more.
+
+        Raises
+        ------
+        Fenced, SessionExpired
+            This speaker has no say in the session any more.
+        """
+        self._space._engine._watch.set(self.id, callback)
+        if callback is not None:
+            self._core.listen()
+
     def pause(self) -> None:
         """Refuse what is sent until `resume`; what was taken goes on."""
         self._core.pause(True)
@@ -214,11 +233,13 @@ class Session:
         """Drain, and end the session: its token is worth nothing afterwards. Closing twice is fine."""
         if self._core.state == "CLOSED":
             return
+        self.on_pressure(None)
         self.drain(timeout)
         self._core.end(self._space._timeout_ms("wait", timeout))
 
     def detach(self) -> None:
         """Give the session up without ending it: whoever has the token goes on with it, within a week."""
+        self.on_pressure(None)
         self._core.detach()
 
     def __enter__(self) -> Session:

@@ -6,8 +6,9 @@ mod common;
 use std::sync::Arc;
 
 use common::{Rig, tiny};
-use engram_core::engine::Reading;
+use engram_core::engine::{Hears, Reading};
 use engram_core::queue::{Committed, Level, Ticket};
+use engram_core::session::Priority;
 use engram_core::types::{Config, Durability};
 
 const LIMIT: u64 = 1_000;
@@ -69,6 +70,49 @@ impl Source {
         self.rig.turn();
         self.rig.clock.advance_micros((ms - 1) * 1_000);
     }
+}
+
+/// P5: a speaker that listens hears of each level within 100 ms, also of one that only age has moved; who is fenced hears nothing.
+#[test]
+fn attached_sessions_hear_of_levels() {
+    let mut source = Source::new(Config { queue_age_ms_max: 1_000, ..config() });
+    let core = Arc::clone(&source.rig.core);
+    let space = core.space("a").unwrap();
+    let (speaker, ticket) = core.submit_open(&space, Priority::Normal, "").unwrap().unwrap();
+    source.rig.turns(20);
+    let epoch = ticket.outcome().unwrap().unwrap().epoch;
+    core.listen(&space, &speaker, epoch, Hears::Frames).unwrap();
+    let heard = || -> Vec<u8> { core.drain_completions(99).into_iter().flat_map(|(_, told)| told).collect() };
+    let says = |told: &[u8], level: &str| told.windows(level.len()).any(|w| w == level.as_bytes());
+    core.step_maintenance();
+    assert!(heard().is_empty(), "nothing has changed");
+    while source.depth() < LIMIT / 2 {
+        assert!(source.push());
+    }
+    source.rig.clock.advance_micros(99_000);
+    core.step_maintenance();
+    assert!(says(&heard(), "WARNING"));
+    // Nobody admits and nothing is committed: what waits grows old.
+    source.rig.clock.advance_micros(800_000);
+    core.step_maintenance();
+    assert!(says(&heard(), "CRITICAL"));
+    core.step_maintenance();
+    assert!(heard().is_empty(), "told once");
+    while source.depth() > 0 {
+        source.rig.turn();
+    }
+    source.rig.clock.advance_micros(99_000);
+    core.step_maintenance();
+    assert!(says(&heard(), "NORMAL"));
+    let (_, ticket) = core.submit_attach(&space, &core.token(&space, speaker.id), "", None).unwrap().unwrap();
+    source.rig.turns(20);
+    assert!(ticket.outcome().unwrap().is_ok() && core.listen(&space, &speaker, epoch, Hears::Frames).is_err());
+    while source.depth() < LIMIT / 2 {
+        assert!(source.push());
+    }
+    source.rig.clock.advance_micros(99_000);
+    core.step_maintenance();
+    assert!(heard().is_empty(), "another speaks now");
 }
 
 /// P1, P2, P3: levels come at 0.50, 0.80, 0.95 and go at 0.40, 0.70, 0.90; the last refuses, and a refusal takes nothing.

@@ -94,3 +94,31 @@ def test_a_bad_choice_is_named() -> None:
     with engram.open() as engine, pytest.raises(engram.InvalidArgument) as caught:
         engine.space("s", dim=1).observe(vector=[1], on_overload="drop")  # type: ignore[arg-type]
     assert caught.value.field == "on_overload"
+
+
+def test_sessions_hear_of_levels(tmp_path: Path) -> None:
+    """P5: by callback, and among the completions of frames; within 100 ms of the level, give or take a busy machine."""
+    limits = {"queue_observations_max": 100, "partitions": 1}
+    with engram.open(tmp_path / "data", limits=limits) as engine:
+        space = engine.space("s", dim=1)
+        called: list[tuple[str, int]] = []
+        with space.session() as listener, space.session() as framed:
+            listener.on_pressure(lambda level, advised_batch: called.append((level, advised_batch)))
+            refused = framed.submit_frame(b"")  # whatever comes of it, its speaker uses frames
+            assert refused is not None
+            engine._core.inject("sync@GroupSync=delay200")
+            ready = threading.Thread(target=space.observe_batch, kwargs={"vectors": [[1.0]] * 85})
+            ready.start()
+            until = time.monotonic() + 10
+            while ("CRITICAL", 1024) not in called and time.monotonic() < until:
+                time.sleep(0.005)
+            ready.join()
+            while called[-1:] != [("NORMAL", 256)] and time.monotonic() < until:
+                time.sleep(0.005)
+            assert [level for level, _ in called] == ["CRITICAL", "NORMAL"]
+            engine._core.inject("")
+            told = [data for session, data in engine.drain_completions() if session == framed.id]
+            assert any(b"CRITICAL" in data for data in told)
+            listener.on_pressure(None)
+        with pytest.raises(engram.SessionExpired):
+            listener.on_pressure(print)

@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 class _Nursery:
-    """A process that has imported engram and opened nothing: forking it is twenty times quicker than a new interpreter."""
+    """A process that has imported engram and opened nothing: forking it is much quicker than a new interpreter."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()

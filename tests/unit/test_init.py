@@ -50,6 +50,7 @@ METHODS: dict[type, dict[str, str]] = {
         "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, sequence=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
         "observe_frame": "self, frame, *, on_overload='wait', timeout=None",
         "submit_frame": "self, frame",
+        "on_pressure": "self, callback",
         "pause": "self",
         "resume": "self",
         "drain": "self, timeout=None",

@@ -196,6 +196,13 @@ impl Engine {
         Ok(told.into_iter().map(|(session, bytes)| (session.0, PyBytes::new(py, &bytes))).collect())
     }
 
+    /// Waits at most so long for levels that speakers are to hear of: session, level, advised batch.
+    fn next_levels(&self, py: Python<'_>, ms: u64) -> PyResult<Vec<(u64, &'static str, u64)>> {
+        let engine = self.shared.engine()?;
+        let told = py.detach(|| engine.next_levels(ms)).or_raise()?;
+        Ok(told.into_iter().map(|(session, level)| (session.0, level.name(), level.advised_batch())).collect())
+    }
+
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let core = self.shared.engine()?.core();
         core.check_open().or_raise()?;

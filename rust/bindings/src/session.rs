@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engram_core::engine::{Engine, Saying, Spoken};
+use engram_core::engine::{Engine, Hears, Saying, Spoken};
 use engram_core::error::Error;
 use engram_core::records::FrameView;
 use engram_core::session::Known;
@@ -145,6 +145,12 @@ impl Session {
     #[getter]
     fn id(&self) -> u64 {
         self.inner.id.0
+    }
+
+    /// `Engine.next_levels` tells of this session from now on.
+    fn listen(&self) -> PyResult<()> {
+        let core = self.shared.engine()?.core();
+        core.listen(&self.space, &self.inner, self.epoch, Hears::Calls).or_raise()
     }
 
     fn pause(&self, paused: bool) -> PyResult<()> {

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::catalogue::Catalogue;
 use super::ingest::Writer;
+use super::levels::Listeners;
 use super::maintenance::{Kept, Maintenance};
 use super::open::OpenReport;
 use super::sessions::Completion;
@@ -70,6 +71,7 @@ pub struct Core {
     pub report: OpenReport,
     /// What submitted frames came to.
     pub completions: Arc<Completions<Completion>>,
+    pub(super) listeners: Listeners,
     pub closing: AtomicBool,
     pub observed: AtomicU64,
     /// Rounds of a thread that panicked, and partitions that another thread than their own took over.
@@ -154,6 +156,7 @@ impl Core {
 
     /// One step of sealing, checkpoints and segments; true if it moved.
     pub fn step_maintenance(&self) -> bool {
+        self.tell_levels();
         let Some(mut maintenance) = self.maintenance.try_lock() else {
             return false;
         };

@@ -8,6 +8,7 @@ mod calls;
 mod catalogue;
 mod core;
 mod ingest;
+mod levels;
 mod maintenance;
 mod open;
 mod reads;
@@ -21,6 +22,7 @@ mod workers;
 
 pub use calls::{Admission, Prepared};
 pub use core::{Core, Partition};
+pub use levels::Hears;
 pub use open::{Damage, OpenReport};
 pub use reads::{AsOf, Found, Memory, Neighbours, Reading};
 pub use sessions::{Completion, Saying, Speech, Spoken};

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::catalogue::{Catalogue, CatalogueState, Known};
 use super::core::{Core, Partition, Written};
 use super::ingest::Writer;
+use super::levels::Listeners;
 use super::maintenance::Maintenance;
 use super::recovery::{Careful, PartitionState, read_partition};
 use crate::env::{Env, Files, LockError, Port, Scheduler, Site, Task};
@@ -121,6 +122,7 @@ impl Core {
             written: Written::default(),
             report,
             completions: Arc::new(Completions::default()),
+            listeners: Listeners::default(),
             closing: false.into(),
             observed: AtomicU64::new(0),
             worker_restarts: AtomicU64::new(0),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::calls::Prepared;
 use super::core::Core;
+use super::levels::Hears;
 use crate::error::Error;
-use crate::queue::{Committed, Reply, Ticket};
-use crate::records::{AckRun, FrameView, check_frame, check_items, encode_fault};
+use crate::queue::{Committed, Level, Reply, Ticket};
+use crate::records::{AckRun, FrameView, check_frame, check_items, encode_fault, encode_pressure};
 use crate::session::{Known, Priority, Session, SessionState, Token, Window};
 use crate::store::{Attached, Order, Piece, Space, Speaker};
 use crate::types::{Config, Durability, Generation, Metric, SessionId};
@@ -39,8 +40,15 @@ pub enum Speech {
     Full(&'static str),
 }
 
+/// What a speaker that does not wait is told.
+pub enum Completion {
+    Frame(Box<FrameEnd>),
+    /// How hard its space is pressed (P5).
+    Level(SessionId, Level),
+}
+
 /// What a part of a submitted frame came to.
-pub struct Completion {
+pub struct FrameEnd {
     space: Arc<Space>,
     session: Arc<Speaker>,
     first: u64,
@@ -268,6 +276,9 @@ impl Core {
         frame: Vec<u8>,
     ) -> Result<Option<Vec<u8>>, Error> {
         let mut first = 0;
+        if session.section().begins_to_listen() {
+            self.listen(space, session, epoch, Hears::Frames)?;
+        }
         let take = || {
             first = FrameView::parse(&frame)?.first_sequence();
             if session.section().discards(first) {
@@ -298,7 +309,7 @@ impl Core {
             let from = (first - saying.first) as usize;
             let again = duplicate.then(|| spoken.hashes[from..from + count as usize].to_vec());
             let (space, session) = (Arc::clone(space), Arc::clone(session));
-            let made = move |outcome| Completion { space, session, first, again, outcome };
+            let made = move |outcome| Completion::Frame(Box::new(FrameEnd { space, session, first, again, outcome }));
             let Some(ticket) = ticket else {
                 let none = Committed { first: Generation(0), count: count as u32, durability: Durability::Memory };
                 self.completions.push(made(Ok(none)));
@@ -326,8 +337,8 @@ impl Core {
         for (item, error) in &spoken.rejected {
             let first = saying.first + *item as u64;
             let (space, session) = (Arc::clone(space), Arc::clone(session));
-            let refused = Completion { space, session, first, again: None, outcome: Err(error.clone()) };
-            self.completions.push(refused);
+            let refused = FrameEnd { space, session, first, again: None, outcome: Err(error.clone()) };
+            self.completions.push(Completion::Frame(Box::new(refused)));
         }
     }
 
@@ -335,8 +346,11 @@ impl Core {
     pub fn drain_completions(&self, most: usize) -> Vec<(SessionId, Vec<u8>)> {
         let (mut told, mut open): (Vec<(SessionId, Vec<u8>)>, Option<(SessionId, AckRun)>) = (Vec::new(), None);
         for done in self.completions.drain(most) {
-            let id = done.session.id;
-            for what in self.told(done) {
+            let (id, all) = match done {
+                Completion::Frame(end) => (end.session.id, self.told(*end)),
+                Completion::Level(id, level) => (id, vec![Err(encode_pressure(level.name(), level.advised_batch()))]),
+            };
+            for what in all {
                 if let (Some((of, run)), Ok(next)) = (&mut open, &what)
                     && *of == id
                     && run.takes(next)
@@ -354,8 +368,8 @@ impl Core {
         told
     }
 
-    fn told(&self, done: Completion) -> Vec<Result<AckRun, Vec<u8>>> {
-        let Completion { space, session, first, again, outcome } = done;
+    fn told(&self, done: FrameEnd) -> Vec<Result<AckRun, Vec<u8>>> {
+        let FrameEnd { space, session, first, again, outcome } = done;
         let durability = space.durability;
         let known = outcome.and_then(|committed| match &again {
             Some(hashes) => self.acknowledged(&space, &session, first, hashes).map(|known| (committed, known)),

@@ -59,6 +59,16 @@ pub fn encode_fault(error: &Error, first: u64, expected: u64) -> Vec<u8> {
     out
 }
 
+/// How hard the space is pressed, and how many observations to send at once.
+pub fn encode_pressure(level: &str, advised_batch: u64) -> Vec<u8> {
+    let mut pressure = Vec::new();
+    put_bytes(&mut pressure, 1, level.as_bytes());
+    put_number(&mut pressure, 2, advised_batch);
+    let mut out = Vec::new();
+    put_bytes(&mut out, 3, &pressure);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +108,16 @@ mod tests {
         ack: Option<Ack>,
         #[prost(message, tag = "2")]
         fault: Option<Fault>,
+        #[prost(message, tag = "3")]
+        pressure: Option<Pressure>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Pressure {
+        #[prost(string, tag = "1")]
+        level: String,
+        #[prost(uint64, tag = "2")]
+        advised_batch: u64,
     }
 
     #[test]
@@ -108,10 +128,12 @@ mod tests {
         assert!(!run.takes(&AckRun { first: 10, generation: 303, duplicate: false, ..run }));
         let told = Told::decode(&run.encode()[..]).unwrap();
         let ack = Ack { first_sequence: 7, count: 3, first_generation: 300, durability: 2, duplicate: true };
-        assert_eq!(told, Told { ack: Some(ack), fault: None });
+        assert_eq!(told, Told { ack: Some(ack), fault: None, pressure: None });
         let error = Error::Overloaded { retry_after_ms: 250, level: "OVERLOADED", reason: "full".to_owned() };
         let fault = Told::decode(&encode_fault(&error, 7, 5)[..]).unwrap().fault.unwrap();
         assert_eq!((fault.code.as_str(), fault.first_sequence, fault.expected), ("OVERLOADED", 7, 5));
         assert_eq!((fault.retry_after_ms, fault.message), (250, error.to_string()));
+        let pressure = Told::decode(&encode_pressure("CRITICAL", 1024)[..]).unwrap().pressure.unwrap();
+        assert_eq!(pressure, Pressure { level: "CRITICAL".to_owned(), advised_batch: 1024 });
     }
 }

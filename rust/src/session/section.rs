@@ -101,6 +101,8 @@ pub struct Section<W> {
     /// After an error in a pipeline: frames that begin elsewhere are discarded.
     expected: Option<u64>,
     joins: Vec<Join<W>>,
+    /// Its speaker sends frames, and hears of levels.
+    listens: bool,
     /// Microseconds since 1970, by the log's clock.
     pub used_at: i64,
 }
@@ -124,6 +126,7 @@ impl<W> Session<W> {
             window,
             expected: None,
             joins: Vec::new(),
+            listens: false,
             used_at,
         };
         Self { id, priority, principal, section: Mutex::new(section) }
@@ -171,6 +174,11 @@ impl<W> Section<W> {
         let known = upto(self.window.committed());
         let coming = upto(self.admitted) - known;
         Ok(Placed { first, known, coming, fresh: count - known - coming })
+    }
+
+    /// True once an epoch.
+    pub fn begins_to_listen(&mut self) -> bool {
+        !std::mem::replace(&mut self.listens, true)
     }
 
     /// Whether a frame of a pipeline is one that followed a refused one: it is passed over in silence (S3).
@@ -243,6 +251,7 @@ impl<W> Section<W> {
         self.round = 0;
         self.admitted = self.numbered;
         self.expected = None;
+        self.listens = false;
         (self.epoch, self.leave())
     }
 
