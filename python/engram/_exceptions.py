@@ -8,6 +8,7 @@ The tree::
     ├── NotFound(KeyError)
     ├── AlreadyExists(ValueError)
     ├── Overloaded(RuntimeError)          retry_after_ms, level
+    ├── QuotaExceeded(RuntimeError)       what, quota, used
     ├── SnapshotExpired(RuntimeError)
     ├── SequenceGap(RuntimeError)         expected
     ├── SequenceConflict(ValueError)      sequence
@@ -50,6 +51,7 @@ __all__ = [
     "PermissionDenied",
     "Poisoned",
     "Quarantined",
+    "QuotaExceeded",
     "SequenceConflict",
     "SequenceGap",
     "SessionExpired",
@@ -110,6 +112,14 @@ class Overloaded(EngramError, RuntimeError):
 
     retry_after_ms: int
     level: str
+
+
+class QuotaExceeded(EngramError, RuntimeError):
+    """The space holds as much as it may; nothing was consumed: forget some, or raise the quota."""
+
+    what: str
+    quota: int
+    used: int
 
 
 class SnapshotExpired(EngramError, RuntimeError):
@@ -213,6 +223,7 @@ TABLE: dict[str, type[EngramError]] = {
     "NOT_FOUND": NotFound,
     "ALREADY_EXISTS": AlreadyExists,
     "OVERLOADED": Overloaded,
+    "QUOTA_EXCEEDED": QuotaExceeded,
     "SNAPSHOT_EXPIRED": SnapshotExpired,
     "SEQUENCE_GAP": SequenceGap,
     "SEQUENCE_CONFLICT": SequenceConflict,

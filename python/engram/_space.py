@@ -101,6 +101,8 @@ class Space(Reads):
         ------
         InvalidArgument, TooLarge
             Nothing was consumed.
+        QuotaExceeded
+            The space holds as much as it may (`set_quota`); nothing was consumed.
         Overloaded, DiskFull
             No room in time: nothing was consumed; retry, after `Overloaded.retry_after_ms`.
         Poisoned
@@ -308,6 +310,27 @@ class Space(Reads):
         core = self._core.session(priority, resume, known, self._timeout_ms("wait", timeout))
         return Session(core, self)
 
+    def set_quota(self, *, memories: int | None = None, bytes: int | None = None) -> None:
+        """Limit what the space may hold; durable when it returns. What it holds already stays.
+
+        Parameters
+        ----------
+        memories : int, optional
+            Current memories, ≥ 1; an observation that supersedes another by its key needs no room. None: no limit.
+        bytes : int, optional
+            Of rows in files and buffers, ≥ 1, and of what waits; the past counts too, until it expires or is purged.
+
+        Raises
+        ------
+        InvalidArgument, DiskFull, Poisoned, NotFound, Closed
+            Nothing was changed; after `Poisoned` the next open decides.
+        """
+        most = 2**63 - 1
+        self._core.set_quota(
+            0 if memories is None else whole("memories", memories, 1, most),
+            0 if bytes is None else whole("bytes", bytes, 1, most),
+        )
+
     def quarantined(self) -> list[QuarantinedBatch]:
         """List the batches that could not be applied, oldest first.
 
@@ -346,7 +369,8 @@ class Space(Reads):
 
         `level` is "NORMAL", then "WARNING", "CRITICAL" and "OVERLOADED" from a `pressure` of 0.50, 0.80 and 0.95 (left
         below 0.40, 0.70 and 0.90); `advised_batch` is the number of observations to send at once at that level;
-        `drain_rate` is the number committed a second, measured while some waited.
+        `drain_rate` is the number committed a second, measured while some waited; `quota_memories` and `quota_bytes`
+        are 0 where there is no quota.
         """
         return self._core.stats()
 

@@ -315,6 +315,10 @@ class AsyncSpace(_AsyncReads):
         )
         return AsyncSession(session, self._calls)
 
+    async def set_quota(self, *, memories: int | None = None, bytes: int | None = None) -> None:
+        """Limit what the space may hold. See `Space.set_quota`."""
+        await self._calls(self._space.set_quota, memories=memories, bytes=bytes)
+
     async def quarantined(self) -> builtins.list[QuarantinedBatch]:
         """List the batches that could not be applied, oldest first. See `Space.quarantined`."""
         return await self._calls(self._space.quarantined)

@@ -20,6 +20,8 @@ pub enum Error {
     TooLarge { field: &'static str, index: Option<usize>, message: String },
     #[error("overloaded: {reason}; try again in {retry_after_ms} ms")]
     Overloaded { retry_after_ms: u64, level: &'static str, reason: String },
+    #[error("the space's quota is {quota} {what}, and it holds {used}; forget some, or raise the quota")]
+    QuotaExceeded { what: &'static str, quota: u64, used: u64 },
     #[error("a gap in the session: the next sequence is {expected}; go on from there")]
     SequenceGap { expected: u64 },
     #[error("sequence {sequence} was committed with another content; number each observation once")]
@@ -94,6 +96,7 @@ impl Error {
             Self::AlreadyExists { .. } => "ALREADY_EXISTS",
             Self::TooLarge { .. } => "TOO_LARGE",
             Self::Overloaded { .. } => "OVERLOADED",
+            Self::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
             Self::SequenceGap { .. } => "SEQUENCE_GAP",
             Self::SequenceConflict { .. } => "SEQUENCE_CONFLICT",
             Self::SessionExpired { .. } => "SESSION_EXPIRED",

@@ -13,7 +13,7 @@ import engram
 NAMES = """
 Ack AlreadyExists BatchAck Closed Corrupted DataLoss DiskFull Engine EngramError Fenced Hit Hits Interrupted
 InvalidArgument Locked Memory NotFound Overloaded Paused PermissionDenied Poisoned Quarantined QuarantinedBatch
-SequenceConflict SequenceGap Session SessionExpired Snapshot SnapshotExpired Space StorageError
+QuotaExceeded SequenceConflict SequenceGap Session SessionExpired Snapshot SnapshotExpired Space StorageError
 Timeout TooLarge UnsupportedVersion aio inspect open verify
 """
 
@@ -39,6 +39,7 @@ METHODS: dict[type, dict[str, str]] = {
         "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, key=None, on_overload='wait', timeout=None",  # noqa: E501
         "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
         "forget": "self, memory_id=None, *, key=None, where=None, purge=False, on_overload='wait', timeout=None",
+        "set_quota": "self, *, memories=None, bytes=None",
         "quarantined": "self",
         "read_quarantined": "self, memory_id",
         "session": "self, *, priority='normal', resume=None, acknowledged=None, timeout=None",

@@ -21,6 +21,11 @@ fn fields(py: Python<'_>, error: &Error) -> PyResult<Py<PyDict>> {
             d.set_item("offset", offset)?;
             d.set_item("reason", reason)?;
         }
+        Error::QuotaExceeded { what, quota, used } => {
+            d.set_item("what", what)?;
+            d.set_item("quota", quota)?;
+            d.set_item("used", used)?;
+        }
         Error::SequenceGap { expected } => d.set_item("expected", expected)?,
         Error::SequenceConflict { sequence } => d.set_item("sequence", sequence)?,
         Error::DataLoss { committed } => d.set_item("committed", committed)?,

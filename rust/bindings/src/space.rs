@@ -6,7 +6,7 @@ use engram_core::engine::{AsOf, Core, Reading, TakeUp};
 use engram_core::error::Error;
 use engram_core::session::Priority;
 use engram_core::store::{self, Wanted};
-use engram_core::types::{FORGET_IDS_MAX, Generation};
+use engram_core::types::{FORGET_IDS_MAX, Generation, Quota};
 use engram_core::wal::{Quarantined, quarantine_path};
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
@@ -232,6 +232,14 @@ impl Space {
         let signals = Signals::default();
         let finished = py.detach(|| engine.finish_purge(&self.inner, timeout_ms, &|| signals.look()));
         signals.raise(finished)
+    }
+
+    #[pyo3(signature = (memories, bytes))]
+    fn set_quota(&self, py: Python<'_>, memories: u64, bytes: u64) -> PyResult<()> {
+        let engine = self.shared.engine()?;
+        let signals = Signals::default();
+        let set = py.detach(|| engine.set_quota(&self.inner, Quota { memories, bytes }, &|| signals.look()));
+        signals.raise(set)
     }
 
     /// First id, count, time, first sequence (0: none), reason, and the file that keeps it.

@@ -67,6 +67,8 @@ pub(crate) fn space_stats(py: Python<'_>, s: SpaceStats) -> PyResult<Bound<'_, P
     ] {
         d.set_item(name, value)?;
     }
+    d.set_item("quota_memories", s.quota.memories)?;
+    d.set_item("quota_bytes", s.quota.bytes)?;
     d.set_item("level", s.level)?;
     d.set_item("pressure", s.pressure)?;
     d.set_item("drain_rate", s.drain_rate)?;

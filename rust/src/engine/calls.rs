@@ -29,6 +29,26 @@ pub enum Admission {
     Full(Box<Prepared>, &'static str),
 }
 
+/// How many memories there will be more: those that supersede one do not count.
+fn growth(space: &Space, prepared: &Prepared) -> u64 {
+    if space.quota().memories == 0 {
+        return 0;
+    }
+    let view = space.view();
+    let fresh = |piece: &Piece| match piece {
+        Piece::Voids(_) => 0,
+        Piece::Rows { frame, checked } => {
+            let supersedes = |i: &usize| {
+                let owner = checked.view.key(frame, *i).and_then(|key| space.keys.at(key, view.watermark()));
+                owner.is_some_and(|owner| view.lives(owner))
+            };
+            let all = checked.view.count();
+            if checked.view.has_keys() { (0..all).filter(|i| !supersedes(i)).count() } else { all }
+        }
+    };
+    prepared.pieces.iter().map(|piece| fresh(piece) as u64).sum()
+}
+
 impl Core {
     pub fn space(&self, name: &str) -> Result<Arc<Space>, Error> {
         self.check_open()?;
@@ -97,12 +117,14 @@ impl Core {
             self.process_queue.release(bytes);
             return Ok(Some("the space's queue is full"));
         }
-        if let Err(error) = space.admits() {
-            self.process_queue.release(bytes);
-            space.release(count, bytes, now, None, &self.process_queue);
-            return Err(error);
-        }
-        Ok(None)
+        let refused = match space.admits().and_then(|()| space.within_quota(growth(space, prepared), (count, bytes))) {
+            Ok(true) => return Ok(None),
+            Ok(false) => Ok(Some("the space's quota is used up by what is on its way")),
+            Err(error) => Err(error),
+        };
+        self.process_queue.release(bytes);
+        space.release(count, bytes, now, None, &self.process_queue);
+        refused
     }
 
     /// The permit is taken: into the lane.

@@ -12,18 +12,22 @@ use crate::env::{Port, Task};
 use crate::error::Error;
 use crate::queue::{Reply, Ticket};
 use crate::store::{Space, SpaceState};
-use crate::types::{Durability, Generation, Metric, PartitionId, SpaceId, SpaceOptions};
-use crate::wal::{CloseRecord, CreateSpace, DropSpace, GroupBuilder, LogEvent, LogWriter, Record, Room, Supply};
+use crate::types::{Durability, Generation, Metric, PartitionId, Quota, SpaceId, SpaceOptions};
+use crate::wal::{
+    CloseRecord, CreateSpace, DropSpace, GroupBuilder, LogEvent, LogWriter, Record, Room, SetQuota, Supply,
+};
 
 /// What is asked of the catalogue.
 pub(super) enum Request {
     Create { name: String, dim: u32, metric: Metric, durability: Option<Durability>, reply: Reply<SpaceId> },
     Drop { id: SpaceId, reply: Reply<SpaceId> },
+    Quota { id: SpaceId, quota: Quota, reply: Reply<SpaceId> },
 }
 
 enum Change {
     Create(SpaceOptions),
     Drop(SpaceId, Generation),
+    Quota(SpaceId, Quota),
 }
 
 pub(super) struct Catalogue {
@@ -47,6 +51,7 @@ impl Known {
     pub(super) fn apply(&mut self, record: &Record<'_>) {
         match record {
             Record::Create(CreateSpace(options)) => self.created(options.clone()),
+            Record::Quota(SetQuota { id, quota }) => self.limited(*id, *quota),
             Record::Drop(DropSpace { id, last_generation }) => self.dropped(*id, *last_generation),
             _ => {}
         }
@@ -59,6 +64,12 @@ impl Known {
     fn created(&mut self, options: SpaceOptions) {
         self.last_id = self.last_id.max(options.id.0);
         self.live.insert(options.id, options);
+    }
+
+    fn limited(&mut self, id: SpaceId, quota: Quota) {
+        if let Some(options) = self.live.get_mut(&id) {
+            options.quota = quota;
+        }
     }
 
     fn dropped(&mut self, id: SpaceId, last: Generation) {
@@ -209,6 +220,7 @@ impl CatalogueState {
                     durability,
                     incarnation: core.env.random.next_u64(),
                     first_generation: self.known.last_of_name.get(&name).map_or(Generation(1), |g| g.plus(1)),
+                    quota: Quota::default(),
                     name,
                 };
                 CreateSpace(options.clone()).encode(&mut body);
@@ -223,6 +235,14 @@ impl CatalogueState {
                 DropSpace { id, last_generation: last }.encode(&mut body);
                 self.in_flight.push((Change::Drop(id, last), reply));
             }
+            Request::Quota { id, quota, reply } => {
+                if core.spaces.get(id).is_none() {
+                    reply.complete(Err(Error::NotFound { what: "the space".to_owned() }));
+                    return;
+                }
+                SetQuota { id, quota }.encode(&mut body);
+                self.in_flight.push((Change::Quota(id, quota), reply));
+            }
         }
         builder.push(&body, None);
     }
@@ -232,7 +252,7 @@ impl CatalogueState {
         let mut counts = vec![0usize; core.partitions.len()];
         let pending = self.in_flight.iter().filter_map(|(c, _)| match c {
             Change::Create(o) => Some(o.partition),
-            Change::Drop(..) => None,
+            Change::Drop(..) | Change::Quota(..) => None,
         });
         for partition in self.known.live.values().map(|o| o.partition).chain(pending) {
             counts[partition.0 as usize] += 1;
@@ -251,6 +271,13 @@ impl CatalogueState {
                     core.partitions[options.partition.0 as usize].supply.activate();
                     core.spaces.insert(Arc::new(new_space(core, options)));
                     core.scheduler.wake(Task::Maintenance);
+                    reply.complete(Ok(id));
+                }
+                Change::Quota(id, quota) => {
+                    self.known.limited(id, quota);
+                    if let Some(space) = core.spaces.get(id) {
+                        space.limit(quota);
+                    }
                     reply.complete(Ok(id));
                 }
                 Change::Drop(id, last) => {
@@ -284,7 +311,9 @@ impl CatalogueState {
 
 fn refuse(request: Request, error: &Error) {
     match request {
-        Request::Create { reply, .. } | Request::Drop { reply, .. } => reply.complete(Err(error.clone())),
+        Request::Create { reply, .. } | Request::Drop { reply, .. } | Request::Quota { reply, .. } => {
+            reply.complete(Err(error.clone()))
+        }
     }
 }
 
@@ -311,6 +340,13 @@ impl Core {
         let ticket = Arc::new(Ticket::default());
         let reply = Reply::new(Arc::clone(&ticket));
         self.catalogue.queue.push(Request::Create { name: name.to_owned(), dim, metric, durability, reply });
+        ticket
+    }
+
+    /// Asks that a space may hold so much from now on.
+    pub fn submit_quota(&self, id: SpaceId, quota: Quota) -> Arc<Ticket<SpaceId>> {
+        let ticket = Arc::new(Ticket::default());
+        self.catalogue.queue.push(Request::Quota { id, quota, reply: Reply::new(Arc::clone(&ticket)) });
         ticket
     }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::core::Core;
 use crate::store::Space;
+use crate::types::Quota;
 
 #[derive(Clone, Debug)]
 pub struct SpaceStats {
@@ -14,6 +15,7 @@ pub struct SpaceStats {
     pub queue_bytes: u64,
     pub unsealed_bytes: u64,
     pub sealed_bytes: u64,
+    pub quota: Quota,
     pub sealed_rows: u64,
     pub sealed_parts: u64,
     /// Rows whose bytes are still to be removed.
@@ -76,7 +78,8 @@ impl Core {
             queue_observations: space.depth.observations(),
             queue_bytes: space.depth.bytes(),
             unsealed_bytes: space.unsealed_bytes(),
-            sealed_bytes: view.sealed().iter().map(|p| p.bytes).sum(),
+            sealed_bytes: view.sealed_bytes(),
+            quota: space.quota(),
             sealed_rows: view.sealed().iter().map(|p| p.place.rows).sum(),
             sealed_parts: view.sealed().len() as u64,
             purging: state.purging.len() as u64,

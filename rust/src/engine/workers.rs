@@ -19,7 +19,7 @@ use crate::env::{Env, Scheduler, Task};
 use crate::error::Error;
 use crate::queue::{Committed, Ticket};
 use crate::store::Space;
-use crate::types::{Config, Durability, Metric, check_space_name};
+use crate::types::{Config, Durability, Metric, Quota, check_space_name};
 
 pub(super) const SLICE: Duration = Duration::from_millis(20);
 const CLOSE_WAIT_MS: u64 = 30_000;
@@ -80,6 +80,14 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// What the space may hold from now on; durable when it returns.
+    pub fn set_quota(&self, space: &Space, quota: Quota, pulse: Pulse<'_>) -> Result<(), Error> {
+        self.core.check_open()?;
+        let ticket = self.core.submit_quota(space.options.id, quota);
+        self.core.step_catalogue();
+        self.wait(&ticket, pulse).map(|_| ())
     }
 
     /// Drops a space and its memories (K4). Waits for what was admitted before.

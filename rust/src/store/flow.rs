@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::space::Space;
+use crate::error::Error;
 use crate::queue::{Gauge, Level, Pool, Rate};
-use crate::types::Config;
+use crate::types::{Config, Quota};
 
 #[derive(Default)]
 struct Rates {
@@ -27,10 +28,13 @@ pub(super) struct Flow {
     age_nanos_max: u64,
     unsealed_max: u64,
     rates: Mutex<Rates>,
+    /// What the space may hold; 0: anything. Relaxed: an admission that races with a change of it is before or after.
+    memories_max: AtomicU64,
+    bytes_max: AtomicU64,
 }
 
 impl Flow {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, quota: Quota) -> Self {
         Self {
             gauge: Gauge::default(),
             wants_room: AtomicBool::new(false),
@@ -38,6 +42,8 @@ impl Flow {
             age_nanos_max: config.queue_age_ms_max.saturating_mul(1_000_000),
             unsealed_max: config.unsealed_space_bytes_max,
             rates: Mutex::default(),
+            memories_max: AtomicU64::new(quota.memories),
+            bytes_max: AtomicU64::new(quota.bytes),
         }
     }
 
@@ -148,5 +154,39 @@ impl Space {
     /// Observations committed a second, while there were any to commit.
     pub fn drain_rate(&self) -> f64 {
         self.flow.rates.lock().observations.per_second()
+    }
+
+    pub fn quota(&self) -> Quota {
+        let value = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        Quota { memories: value(&self.flow.memories_max), bytes: value(&self.flow.bytes_max) }
+    }
+
+    /// From now on the space may hold so much. What it holds already stays.
+    pub fn limit(&self, quota: Quota) {
+        self.flow.memories_max.store(quota.memories, Ordering::Relaxed);
+        self.flow.bytes_max.store(quota.bytes, Ordering::Relaxed);
+        self.gate.wake();
+    }
+
+    /// Whether `growth` memories more fit into the quota, beside all else that holds permits; `permits`: the own ones. False: perhaps when the
+    /// rest has come to something. An error: not before something is forgotten.
+    pub fn within_quota(&self, growth: u64, permits: (u64, u64)) -> Result<bool, Error> {
+        let quota = self.quota();
+        if quota == Quota::default() {
+            return Ok(true);
+        }
+        let view = self.view();
+        let mut fits = true;
+        let others = (self.depth.observations() - permits.0, self.depth.bytes() - permits.1);
+        for (what, most, used, new, others) in [
+            ("memories", quota.memories, view.memories(), growth, others.0),
+            ("bytes", quota.bytes, view.sealed_bytes() + self.unsealed_bytes(), permits.1, others.1),
+        ] {
+            if most > 0 && new > 0 && used + new > most {
+                return Err(Error::QuotaExceeded { what, quota: most, used });
+            }
+            fits &= most == 0 || new == 0 || used + new + others <= most;
+        }
+        Ok(fits)
     }
 }

@@ -114,7 +114,7 @@ impl Space {
             sessions: Sessions::default(),
             gate: Gate::default(),
             pins: Pins::default(),
-            flow: Flow::new(config),
+            flow: Flow::new(config, options.quota),
             numbered: AtomicU64::new(state.last_generation.0),
             view: ArcSwap::from_pointee(View::empty(state.last_generation)),
             growing: Mutex::new(Watermark::new(state.last_generation)),

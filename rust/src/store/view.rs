@@ -125,6 +125,10 @@ impl View {
         &self.sealed
     }
 
+    pub fn sealed_bytes(&self) -> u64 {
+        self.sealed.iter().map(|p| p.bytes).sum()
+    }
+
     pub fn tail(&self) -> impl Iterator<Item = &Part> + '_ {
         (0..self.tail_to).filter_map(|i| self.tail.get(i))
     }

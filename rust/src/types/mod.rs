@@ -145,7 +145,16 @@ impl Durability {
     }
 }
 
-/// What a space is, fixed when it is made.
+/// What a space may hold; 0: as much as there is room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Living memories.
+    pub memories: u64,
+    /// Of rows in files and in buffers, the past included.
+    pub bytes: u64,
+}
+
+/// What a space is, fixed when it is made, but for its quota.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpaceOptions {
     pub id: SpaceId,
@@ -158,6 +167,7 @@ pub struct SpaceOptions {
     pub incarnation: u64,
     /// Generations of this space begin here; a name made again starts after the dropped one's last (D11).
     pub first_generation: Generation,
+    pub quota: Quota,
 }
 
 /// Whether `name` is `[a-z0-9][a-z0-9_-]{0,63}`.

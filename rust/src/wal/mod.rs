@@ -12,6 +12,7 @@ mod quarantine;
 mod record;
 mod restamp;
 mod scan;
+mod spaces;
 mod supply;
 mod writer;
 
@@ -22,10 +23,11 @@ pub use format::{GROUP_ALIGN, GROUP_HEADER, GroupHeader, SEGMENT_HEADER, Segment
 pub use manifest::{MANIFEST_PATH, Manifest, partition_dir};
 pub use quarantine::{QuarantineRecord, Quarantined, keep_records, kept_records, quarantine_path, stand_in};
 pub use record::{
-    CloseRecord, CreateSpace, DropSpace, ExpiryRecord, ForgetRecord, ObserveRecord, PurgedRecord, Record, RecordKind,
-    Said, SessionEvent, SessionRecord, VoidRecord, observe_prefix,
+    CloseRecord, ExpiryRecord, ForgetRecord, ObserveRecord, PurgedRecord, Record, RecordKind, Said, SessionEvent,
+    SessionRecord, VoidRecord, observe_prefix,
 };
 pub use restamp::{NewSegment, restamp};
 pub use scan::{GroupAt, LogDamage, Recovered, recover, segment_path};
+pub use spaces::{CreateSpace, DropSpace, SetQuota};
 pub use supply::{Spare, Supply, SupplyWork};
 pub use writer::{GroupBuilder, LogEvent, LogWriter, Room};

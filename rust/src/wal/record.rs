@@ -3,9 +3,10 @@
 //! A record is self-contained: replaying it needs no clock, no random number and no derived state (D6, T6).
 
 use super::quarantine::QuarantineRecord;
+use super::spaces::{CreateSpace, DropSpace, SetQuota, space_record};
 use crate::error::Error;
 use crate::types::codec::{Cursor, put_runs, put_u32, put_u64, take_runs};
-use crate::types::{Durability, Generation, Metric, NAME_BYTES_MAX, PartitionId, SessionId, SpaceId, SpaceOptions};
+use crate::types::{Generation, SessionId, SpaceId};
 
 const RECORD_HEADER: usize = 16;
 const RECORD_VERSION: u8 = 1;
@@ -105,15 +106,6 @@ pub struct ExpiryRecord {
     pub sessions: Vec<SessionId>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CreateSpace(pub SpaceOptions);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DropSpace {
-    pub id: SpaceId,
-    pub last_generation: Generation,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseRecord {
     pub clean: bool,
@@ -129,6 +121,7 @@ pub enum Record<'a> {
     Session(SessionRecord),
     Expiry(ExpiryRecord),
     Create(CreateSpace),
+    Quota(SetQuota),
     Drop(DropSpace),
     Close(CloseRecord),
 }
@@ -261,44 +254,6 @@ impl CloseRecord {
     }
 }
 
-const SPACE_CREATE: u8 = 1;
-const SPACE_DROP: u8 = 2;
-
-impl CreateSpace {
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let o = &self.0;
-        head(out, RecordKind::Space, o.id, 1 + 4 + 4 + 4 + 8 + 8 + o.name.len());
-        out.push(SPACE_CREATE);
-        put_u32(out, o.partition.0);
-        put_u32(out, o.dim);
-        out.extend_from_slice(&[o.metric.code(), 1, o.durability.map_or(0, Durability::code), 0]);
-        put_u64(out, o.incarnation);
-        put_u64(out, o.first_generation.0);
-        out.extend_from_slice(o.name.as_bytes());
-    }
-
-    fn decode(id: SpaceId, mut c: Cursor<'_>) -> Option<Self> {
-        let (partition, dim) = (PartitionId(c.u32()?), c.u32()?);
-        let (metric, stored, durability, zero) = (c.u8()?, c.u8()?, c.u8()?, c.u8()?);
-        let (incarnation, first_generation) = (c.u64()?, Generation(c.u64()?));
-        let name = std::str::from_utf8(c.rest()).ok()?.to_owned();
-        if stored != 1 || zero != 0 || name.len() > NAME_BYTES_MAX {
-            return None;
-        }
-        let durability = if durability == 0 { None } else { Some(Durability::from_code(durability)?) };
-        let metric = Metric::from_code(metric)?;
-        Some(Self(SpaceOptions { id, name, partition, dim, metric, durability, incarnation, first_generation }))
-    }
-}
-
-impl DropSpace {
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        head(out, RecordKind::Space, self.id, 9);
-        out.push(SPACE_DROP);
-        put_u64(out, self.last_generation.0);
-    }
-}
-
 impl<'a> Record<'a> {
     /// The records of a group's body, in order. `path` is for messages.
     pub fn all(body: &'a [u8], path: &str) -> Result<Vec<Self>, Error> {
@@ -337,7 +292,7 @@ impl<'a> Record<'a> {
             5 => PurgedRecord::decode(space, payload).map(Self::Purged),
             6 => SessionRecord::decode(space, payload).map(Self::Session),
             7 => ExpiryRecord::decode(space, payload).map(Self::Expiry),
-            8 => Self::space(space, payload),
+            8 => space_record(space, payload),
             10 => Self::close(payload),
             9 => return Err(unsupported("a record of kind 9 (checkpoint)".to_owned(), kind)),
             _ => return Err(unsupported(format!("a record of unknown kind {kind}"), kind)),
@@ -375,14 +330,6 @@ impl<'a> Record<'a> {
         Some(Self::Void(VoidRecord { space, first_generation, count, incarnation, said }))
     }
 
-    fn space(id: SpaceId, mut c: Cursor<'a>) -> Option<Self> {
-        match c.u8()? {
-            SPACE_CREATE => CreateSpace::decode(id, c).map(Self::Create),
-            SPACE_DROP => Some(Self::Drop(DropSpace { id, last_generation: Generation(c.u64()?) })),
-            _ => None,
-        }
-    }
-
     fn close(mut c: Cursor<'a>) -> Option<Self> {
         Some(Self::Close(CloseRecord { clean: c.u8()? == 1 }))
     }
@@ -391,6 +338,7 @@ impl<'a> Record<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{Durability, Metric, PartitionId, Quota, SpaceOptions};
 
     #[test]
     fn records_come_back_as_they_went() {
@@ -410,6 +358,7 @@ mod tests {
             durability: Some(Durability::Os),
             incarnation: 5,
             first_generation: Generation(1),
+            quota: Quota::default(),
         });
         let drop = DropSpace { id: SpaceId(4), last_generation: Generation(12) };
         let mut body = Vec::new();
@@ -429,6 +378,8 @@ mod tests {
         expiry.encode(&mut body);
         purged.encode(&mut body);
         create.encode(&mut body);
+        let quota = SetQuota { id: SpaceId(4), quota: Quota { memories: 7, bytes: 9 } };
+        quota.encode(&mut body);
         drop.encode(&mut body);
         CloseRecord { clean: true }.encode(&mut body);
         let observe = ObserveRecord {
@@ -450,6 +401,7 @@ mod tests {
             Record::Expiry(expiry),
             Record::Purged(purged),
             Record::Create(create),
+            Record::Quota(quota),
             Record::Drop(drop),
             Record::Close(CloseRecord { clean: true }),
         ];

@@ -252,7 +252,7 @@ impl Reader<'_> {
                     }
                 }
                 Record::Close(close) => (self.ended_clean, self.ended_closed) = (close.clean, true),
-                Record::Create(_) | Record::Drop(_) => {
+                Record::Create(_) | Record::Quota(_) | Record::Drop(_) => {
                     let reason = "a catalogue record in a partition's log";
                     return Err(Error::corrupted(&group.path, group.header.offset, reason));
                 }
