@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ SECRET = "the rose garden at dawn"
 
 def holding(directory: Path, needle: str = SECRET) -> list[str]:
     """Files that hold the bytes; `quarantine/` is not looked into."""
-    files = [path for path in directory.rglob("*") if path.is_file() and "quarantine" not in path.parts]
-    return sorted(str(path.relative_to(directory)) for path in files if needle.encode() in path.read_bytes())
+    found = []
+    for path in directory.rglob("*"):
+        if path.is_file() and "quarantine" not in path.parts:
+            with suppress(FileNotFoundError):  # the engine runs: a merge may just have ended
+                if needle.encode() in path.read_bytes():
+                    found.append(str(path.relative_to(directory)))
+    return sorted(found)
 
 
 def fill(space: engram.Space, tag: str, count: int = 400) -> None:

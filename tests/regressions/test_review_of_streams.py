@@ -146,3 +146,28 @@ def test_draining_on_a_failed_log_says_so_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 10
     with pytest.raises(engram.Poisoned):
         engine.close()
+
+
+def test_the_past_never_lies_inside_a_batch_of_which_rows_were_purged(tmp_path: Path) -> None:
+    """G5. Found by the long campaign: with its first row purged nobody knew that a batch had begun."""
+    with engram.open(tmp_path / "d", limits={"partitions": 1}) as engine:
+        space = engine.space("s", dim=2)
+        space.observe("older", key="k")
+        space.observe_batch(texts=["newer", "with it", "too", "last"], keys=["k", None, None, None])
+        space.observe("after")
+        for purged in (2, 5, 3, 4):
+            assert space.forget(purged, purge=True) == 1
+            for moment in (1, 2, 3, 4):
+                assert [memory.text for memory in space.list(as_of=moment)] == ["older"], (purged, moment)
+            assert "older" not in [memory.text for memory in space.list(as_of=5)]
+        assert [memory.text for memory in space.list(as_of=5)] == []
+        assert [memory.text for memory in space.list(as_of=6)] == ["after"]
+    with engram.open(tmp_path / "d") as engine:
+        space = engine.space("s")
+        assert [[memory.text for memory in space.list(as_of=moment)] for moment in (1, 3, 4, 5, 6)] == [
+            ["older"],
+            ["older"],
+            ["older"],
+            [],
+            ["after"],
+        ]

@@ -90,15 +90,7 @@ class ModelSpace:
         if purge:
             for row in found:
                 del self.past[row]
-            for row in found:
-                self._end_earlier(row)
         return len(found)
-
-    def _end_earlier(self, row: int) -> None:
-        # A batch whose last memory is purged ends with the one before.
-        while row not in self._inside and row not in self.rows and row not in self.past and row - 1 in self._inside:
-            row -= 1
-            self._inside.discard(row)
 
     def _end(self, ids: Sequence[int], generation: int) -> None:
         for row in ids:

@@ -104,7 +104,9 @@ impl Core {
                 let message = format!("as_of is generation {wanted}; the space is at {upto}");
                 return Err(Error::invalid("as_of", message));
             }
-            Some(AsOf::Generation(wanted)) => view.whole_batches(wanted).inspect_err(|e| space.note_damage(e))?,
+            Some(AsOf::Generation(wanted)) => {
+                space.whole_batches(&view, wanted).inspect_err(|e| space.note_damage(e))?
+            }
             Some(AsOf::Time(time)) if time >= self.env.clock.wall_micros() => upto,
             Some(AsOf::Time(time)) => view.generation_at(time).max(space.change_at(time)).unwrap_or_default().min(upto),
         };

@@ -27,4 +27,4 @@ pub use snapshot::{Pins, Snapshot};
 pub use space::{LeftOut, Space, SpaceState};
 pub use spaces::Spaces;
 pub use view::{Part, Scope, SealedPart, View};
-pub use watermark::Watermark;
+pub use watermark::{Ranges, Watermark};

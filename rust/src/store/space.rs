@@ -18,7 +18,7 @@ use super::keys::Keys;
 use super::orders::{Batch, Control};
 use super::snapshot::Pins;
 use super::view::{SealedPart, View};
-use super::watermark::Watermark;
+use super::watermark::{Ranges, Watermark};
 use crate::error::Error;
 use crate::queue::{Committed, Depth, Gate, Lane, Pool, Reply};
 use crate::session::Sessions;
@@ -41,6 +41,8 @@ pub struct SpaceState {
     pub purging: BTreeMap<Generation, Generation>,
     /// Batches that could not be applied, in order (O7).
     pub quarantined: Arc<Vec<Quarantined>>,
+    /// Generations inside a batch that no row says it of any more: its own was left out of a file, or stands for the batch's end (G5).
+    pub inside: Ranges,
 }
 
 /// Rows that a new file need not hold.
@@ -306,13 +308,33 @@ impl Space {
         self.changes.lock().clone()
     }
 
-    /// Keeps the moments of rows that will not be here any more.
-    pub fn remember(&self, moments: Vec<(Generation, i64)>) {
+    /// Keeps the moments of rows that will not be here any more, and which generations lie inside a batch.
+    pub fn remember(&self, moments: Vec<(Generation, i64)>, inside: Vec<Generation>) {
+        if !inside.is_empty() {
+            let mut state = self.state.lock();
+            inside.into_iter().for_each(|generation| state.inside.add(generation));
+        }
         if !moments.is_empty() {
             let mut changes = self.changes.lock();
             changes.extend(moments);
             changes.sort_unstable();
             changes.dedup();
+        }
+    }
+
+    /// The last generation at or before `wanted` that does not lie inside a batch (G5).
+    pub fn whole_batches(&self, view: &View, wanted: Generation) -> Result<Generation, Error> {
+        let mut at = wanted;
+        loop {
+            let known = self.state.lock().inside.first_of(at);
+            let before = match known {
+                Some(first) => Generation(first.0 - 1),
+                None => view.before_batch(at)?,
+            };
+            if before == at {
+                return Ok(at);
+            }
+            at = before;
         }
     }
 
@@ -355,6 +377,7 @@ impl Space {
         state.history_from = state.history_from.max(history_from);
         state.purging.extend(purging);
         let from = state.history_from;
+        state.inside.keep_after(from);
         drop(state);
         // The last one of what is not kept stays: a time after it means at least that.
         let mut changes = self.changes.lock();

@@ -305,16 +305,12 @@ impl View {
         Ok(())
     }
 
-    /// The last generation at or before `wanted` that does not lie inside a batch (G5).
-    pub fn whole_batches(&self, wanted: Generation) -> Result<Generation, Error> {
-        let mut at = wanted;
-        while let Some((held, row)) = self.last_row(at) {
-            if held.rows.ends_batch(row)? {
-                break;
-            }
-            at = Generation(held.rows.generation_at(row).0 - 1);
+    /// The generation before the last row at or before `wanted`, if that row's batch goes on behind it; else `wanted` (G5).
+    pub fn before_batch(&self, wanted: Generation) -> Result<Generation, Error> {
+        match self.last_row(wanted) {
+            Some((held, row)) if !held.rows.ends_batch(row)? => Ok(Generation(held.rows.generation_at(row).0 - 1)),
+            _ => Ok(wanted),
         }
-        Ok(at)
     }
 
     /// The last row with a generation ≤ `upto`.

@@ -34,6 +34,42 @@ impl Watermark {
     }
 }
 
+/// Generations, as ranges that do not touch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges(BTreeMap<Generation, Generation>);
+
+impl Ranges {
+    pub fn add(&mut self, generation: Generation) {
+        let before = self.0.range(..=generation).next_back().map(|(first, last)| (*first, *last));
+        if before.is_some_and(|(_, last)| last >= generation) {
+            return;
+        }
+        let first = before.filter(|(_, last)| last.plus(1) == generation).map_or(generation, |(first, _)| first);
+        let last = self.0.remove(&generation.plus(1)).unwrap_or(generation);
+        self.0.insert(first, last);
+    }
+
+    /// The first of the range that holds this one.
+    pub fn first_of(&self, generation: Generation) -> Option<Generation> {
+        self.0.range(..=generation).next_back().filter(|(_, last)| **last >= generation).map(|(first, _)| *first)
+    }
+
+    /// Only ranges that end after `upto` are kept.
+    pub fn keep_after(&mut self, upto: Generation) {
+        self.0.retain(|_, last| *last > upto);
+    }
+
+    pub fn each(&self) -> impl Iterator<Item = (Generation, Generation)> + '_ {
+        self.0.iter().map(|(first, last)| (*first, *last))
+    }
+}
+
+impl FromIterator<(Generation, Generation)> for Ranges {
+    fn from_iter<T: IntoIterator<Item = (Generation, Generation)>>(ranges: T) -> Self {
+        Self(ranges.into_iter().collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +86,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn ranges_are_a_set(all in prop::collection::vec(1u64..40, 0..40), upto in 0u64..40) {
+            let (mut ranges, mut set) = (Ranges::default(), std::collections::BTreeSet::new());
+            for g in all {
+                ranges.add(Generation(g));
+                set.insert(g);
+            }
+            for g in 0..41 {
+                let first = (1..=g).rev().take_while(|h| set.contains(h)).last();
+                prop_assert_eq!(ranges.first_of(Generation(g)).map(|f| f.0), first);
+            }
+            let listed: Vec<_> = ranges.each().collect();
+            prop_assert!(listed.windows(2).all(|w| w[0].1.0 + 1 < w[1].0.0), "they do not touch");
+            prop_assert_eq!(listed.into_iter().collect::<Ranges>(), ranges.clone());
+            ranges.keep_after(Generation(upto));
+            prop_assert!((upto + 1..41).all(|g| ranges.first_of(Generation(g)).is_some() == set.contains(&g)));
+        }
+
         /// G2, against the obvious way: a set of finished numbers.
         #[test]
         fn any_order_gives_the_gap_free_prefix(sizes in prop::collection::vec(1u64..5, 1..20), keys in prop::collection::vec(any::<u32>(), 20)) {

@@ -54,6 +54,8 @@ pub struct CheckpointSpace {
     pub purging: Vec<(Generation, Generation)>,
     /// Batches up to `last_generation` that could not be applied.
     pub quarantined: Vec<Quarantined>,
+    /// Ranges of generations inside a batch that no row says it of any more.
+    pub inside: Vec<(Generation, Generation)>,
 }
 
 /// A session as far as the log has it on the disk.
@@ -124,7 +126,7 @@ impl Checkpoint {
                 })
             })
             .collect::<Option<_>>()?;
-        let spaces = (0..c.count(72)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
+        let spaces = (0..c.count(76)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
         let position = LogPosition { offset, segment, epoch, chain };
         (c.remaining() == 0).then_some(Self { number, position, committed_at, next_file, files, spaces })
     }
@@ -188,6 +190,11 @@ impl CheckpointSpace {
         }
         put_u32(body, self.quarantined.len() as u32);
         self.quarantined.iter().for_each(|q| q.encode(body));
+        put_u32(body, self.inside.len() as u32);
+        for (first, last) in &self.inside {
+            put_u64(body, first.0);
+            put_u64(body, last.0);
+        }
     }
 
     fn decode(c: &mut Cursor<'_>) -> Option<Self> {
@@ -215,6 +222,8 @@ impl CheckpointSpace {
         let purging =
             (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect::<Option<_>>()?;
         let quarantined = (0..c.count(QUARANTINED_MIN)?).map(|_| Quarantined::decode(c)).collect::<Option<_>>()?;
+        let inside =
+            (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect::<Option<_>>()?;
         Some(Self {
             id,
             last_generation: Generation(last),
@@ -229,6 +238,7 @@ impl CheckpointSpace {
             history_from,
             purging,
             quarantined,
+            inside,
         })
     }
 }
@@ -323,6 +333,7 @@ mod tests {
                     superseded: vec![(Generation(7), Generation(2))],
                     reason: "a panic: \u{e4}".to_owned(),
                 }],
+                inside: vec![(Generation(4), Generation(6))],
             }],
         };
         let mut bytes = checkpoint.encode(seed, PartitionId(1));

@@ -61,8 +61,8 @@ impl PlannedSpace {
         // From the end: where nothing is left of a part, its batch ends with the part before.
         let (mut sources, mut ends) = (Vec::new(), false);
         for (rows, deaths) in all.collect::<Vec<_>>().into_iter().rev() {
-            self.space.remember(left_out_moments(rows, deaths, &left_out));
             let left = thinned(rows, deaths, &left_out, ends);
+            self.space.remember(left_out_moments(rows, deaths, &left_out), inside(rows, left.as_ref()));
             ends = left.is_none();
             sources.extend(left);
         }
@@ -90,6 +90,17 @@ fn thinned(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut, ends:
     }
     let gone = |row, death| left_out.has(rows.generation_at(row), death);
     ThinnedRows::of(rows, |row| deaths.at(row, left_out.upto()).is_none_or(|death| !gone(row, death)), ends)
+}
+
+/// Generations inside a batch that the rows that are left do not say it of: left out, or the end of what is left of their batch.
+fn inside(rows: &Arc<dyn RowSource>, left: Option<&Arc<dyn RowSource>>) -> Vec<Generation> {
+    if left.is_some_and(|left| Arc::ptr_eq(left, rows)) {
+        return Vec::new();
+    }
+    // Damage is met, and told, by who copies the rows.
+    let goes_on = |rows: &dyn RowSource, row| !rows.ends_batch(row).unwrap_or(true);
+    let says = |row| left.and_then(|l| l.row_of(rows.generation_at(row)).map(|at| goes_on(&**l, at))) == Some(true);
+    (0..rows.rows()).filter(|row| goes_on(&**rows, *row) && !says(*row)).map(|row| rows.generation_at(row)).collect()
 }
 
 /// Generation and time of rows that are left out, the last of each time: `as_of` a time goes by them still (G5).

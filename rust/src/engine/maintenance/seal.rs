@@ -288,6 +288,7 @@ impl SealJob {
             deaths: deaths(&planned.space, state.unplaced, last_generation),
             sessions: sessions(core, partition, &planned.space),
             history_from: state.history_from,
+            inside: state.inside.each().collect(),
             quarantined: quarantined_upto(&state.quarantined, last_generation),
             purging: state.purging.into_iter().filter(|(_, death)| *death <= last_generation).collect(),
             changes: planned.space.changes().into_iter().filter(|(g, _)| *g <= last_generation).collect(),

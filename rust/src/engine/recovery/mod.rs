@@ -165,6 +165,7 @@ impl Reader<'_> {
                     incarnation: entry.incarnation,
                     lost: entry.lost.clone(),
                     degraded: entry.degraded.clone(),
+                    inside: entry.inside.iter().copied().collect(),
                     ..SpaceState::default()
                 };
                 seat.delta.history_from = entry.history_from;
