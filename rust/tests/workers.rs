@@ -35,7 +35,7 @@ fn push(engine: &Engine, name: &str, uids: &[u64]) -> Arc<Ticket<Committed>> {
     let prepared = engine.core().prepare(&space, frame_of(uids, false)).unwrap();
     let Admission::Admitted(ticket) = engine.core().admit(&space, prepared).unwrap() else { panic!("full") };
     let index = space.options.partition.0 as usize;
-    engine.core().partitions[index].dirty.store(true, std::sync::atomic::Ordering::SeqCst);
+    engine.core().partitions[index].announce();
     engine.core().scheduler.wake(Task::Writer(index));
     ticket
 }

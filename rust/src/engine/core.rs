@@ -14,7 +14,7 @@ use super::open::OpenReport;
 use super::sessions::Completion;
 use crate::env::{Env, Port, Scheduler, Task};
 use crate::error::Error;
-use crate::queue::{Completions, Pool};
+use crate::queue::{Completions, Pool, Turn};
 use crate::store::Spaces;
 use crate::types::codec::Seed;
 use crate::types::{Config, PartitionId, SpaceId};
@@ -37,13 +37,11 @@ pub struct Partition {
     pub dir: String,
     pub port: Arc<Port>,
     pub supply: Arc<Supply>,
-    pub(super) writer: Mutex<Writer>,
+    pub(super) writer: Turn<Writer>,
     /// Spaces with something in their lane.
     pub ready: SegQueue<SpaceId>,
     /// Spaces with a forget in their control lane.
     pub controls: SegQueue<SpaceId>,
-    /// Something happened since the writer last looked. SeqCst with `writer`'s lock: see `Core::drive`.
-    pub dirty: AtomicBool,
     /// The maintenance machine waits for everything to be synced.
     pub sync_wanted: AtomicBool,
     pub poisoned: OnceLock<String>,
@@ -84,11 +82,20 @@ pub struct Core {
 impl Partition {
     /// Looks at the writer. Who came in the meantime left the work to the holder: it is passed on.
     pub(super) fn with_writer<T>(&self, core: &Core, look: impl FnOnce(&mut Writer) -> T) -> T {
-        let seen = look(&mut self.writer.lock());
-        if self.dirty.load(Ordering::SeqCst) {
+        let (seen, due) = self.writer.look(look);
+        if due {
             core.scheduler.wake(Task::Writer(self.index));
         }
         seen
+    }
+
+    /// There is something for the writer to do; who says so must step it or wake it.
+    pub fn announce(&self) {
+        self.writer.announce();
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.writer.is_due()
     }
 }
 
@@ -109,37 +116,25 @@ impl Core {
         Ok(())
     }
 
-    /// Says that partition `index` has work, and does a step of it here if no one else is at it. Either the lock is free, or its
-    /// holder will look at `dirty` after letting it go: nothing is left lying.
+    /// Says that partition `index` has work, and does a step of it here if no one else is at it.
     pub fn drive(&self, index: usize) {
         let partition = &self.partitions[index];
-        partition.dirty.store(true, Ordering::SeqCst);
-        if self.step_partition(index) && partition.dirty.load(Ordering::SeqCst) {
+        partition.announce();
+        if self.step_partition(index) && partition.is_due() {
             self.scheduler.wake(Task::Writer(index));
         }
     }
 
-    /// One step of a partition's writer; false if another thread is at it.
+    /// A step of a partition's writer; false if another thread is at it.
     pub fn step_partition(&self, index: usize) -> bool {
         let partition = &self.partitions[index];
-        // Twice: what came during the first step is not left to a thread that must be woken. Not for ever: it is a caller's time.
-        for _ in 0..2 {
-            let Some(mut writer) = partition.writer.try_lock() else {
-                return false;
-            };
-            partition.dirty.store(false, Ordering::SeqCst);
+        partition.writer.step(|writer| {
             let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.step(self, partition)));
-            match stepped {
-                Ok(true) => partition.dirty.store(true, Ordering::SeqCst),
-                Ok(false) => {}
-                Err(_) => writer.poison(partition, "the writer panicked"),
-            }
-            drop(writer);
-            if !partition.dirty.load(Ordering::SeqCst) {
-                break;
-            }
-        }
-        true
+            stepped.unwrap_or_else(|_| {
+                writer.poison(partition, "the writer panicked");
+                false
+            })
+        })
     }
 
     pub fn step_catalogue(&self) {

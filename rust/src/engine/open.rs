@@ -16,7 +16,7 @@ use super::maintenance::Maintenance;
 use super::recovery::{Careful, PartitionState, read_partition};
 use crate::env::{Env, Files, LockError, Port, Scheduler, Site, Task};
 use crate::error::Error;
-use crate::queue::{Completions, Pool};
+use crate::queue::{Completions, Pool, Turn};
 use crate::store::{Delta, Spaces};
 use crate::types::codec::Seed;
 use crate::types::{Config, Durability, Generation, LogPosition, PartitionId};
@@ -262,10 +262,9 @@ impl Opener<'_> {
             dir: state.dir,
             port,
             supply,
-            writer: Mutex::new(Writer::new(log, !tail, !tail && state.ended_closed, after_unclean)),
+            writer: Turn::new(Writer::new(log, !tail, !tail && state.ended_closed, after_unclean)),
             ready: crossbeam::queue::SegQueue::new(),
             controls: crossbeam::queue::SegQueue::new(),
-            dirty: false.into(),
             sync_wanted: false.into(),
             poisoned: OnceLock::new(),
             kept: Mutex::new(state.kept),

@@ -160,7 +160,7 @@ impl Threads {
         let mut was_here = false;
         while core.step_partition(i) {
             was_here = true;
-            if !core.partitions[i].dirty.load(Ordering::SeqCst) {
+            if !core.partitions[i].is_due() {
                 break;
             }
         }
@@ -172,7 +172,7 @@ impl Threads {
     fn is_left_alone(&self, core: &Core, i: usize) -> bool {
         let partition = &core.partitions[i];
         let home = self.writers[i % self.writers.len()].at.load(Ordering::Relaxed);
-        partition.dirty.load(Ordering::SeqCst)
+        partition.is_due()
             && ![NOWHERE, i].contains(&home)
             && core.spaces.of_partition(partition.id).iter().map(|s| s.depth.observations()).sum::<u64>()
                 > core.config.steal_threshold
@@ -194,7 +194,7 @@ impl Threads {
 fn serve(core: &Core, port: &Port, index: usize) {
     while port.run_one() {
         if port.has_jobs() {
-            core.partitions[index].dirty.store(true, Ordering::SeqCst);
+            core.partitions[index].announce();
             core.scheduler.wake(Task::Writer(index));
         } else {
             core.drive(index);

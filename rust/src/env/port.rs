@@ -2,15 +2,14 @@
 //!
 //! A port is a FIFO of jobs over one `Files`. A machine submits; an I/O thread, a caller that would only wait, or the simulator in
 //! seeded order, runs one job at a time; the machine polls what is done. Completions come in submission order: `runner` admits one.
-//! Who finds it taken leaves; who lets it go looks for jobs once more (SeqCst on both sides), so that none is left lying. The lengths are atomics so that a thread can look
-//! before it locks: a stale answer only costs one more look, the queues themselves are under their mutexes.
+//! Who finds it taken leaves; who lets it go looks for jobs once more, so that none is left lying (`rust/tests/loom.rs`). The lengths are atomics so
+//! that a thread can look before it locks: a stale answer only costs one more look, the queues themselves are under their mutexes.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use engram_kernels::sync::{AtomicUsize, Mutex, Ordering};
 
 use super::{Bytes, File, Files, Scheduler, Task};
 

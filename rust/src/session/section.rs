@@ -5,7 +5,7 @@
 //! An epoch ends with the next attach, a round when something was refused out of the lane: `admitted` falls back to what is numbered, and what was
 //! pushed behind it does not count any more. Nobody waits under this lock.
 
-use parking_lot::{Mutex, MutexGuard};
+use engram_kernels::sync::{Mutex, MutexGuard};
 
 use super::window::{SequenceRun, Window};
 use crate::error::Error;
@@ -273,7 +273,7 @@ impl<W> Section<W> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::types::Generation;

@@ -2,10 +2,11 @@
 //!
 //! Deaths are set under the space's `growing` lock before the view that knows of them is swapped in; a reader at W counts only those ≤ W,
 //! which its view's load has made visible, and does not care whether it sees a later one (Relaxed). A death is set once: the first in log
-//! order stays. Room is taken when the first row of a part dies.
+//! order stays (`rust/tests/loom.rs`). Room is taken when the first row of a part dies.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use engram_kernels::sync::{AtomicU64, Ordering};
 
 use crate::types::Generation;
 
@@ -50,7 +51,7 @@ impl Deaths {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
