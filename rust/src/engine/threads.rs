@@ -2,13 +2,13 @@
 //!
 //! One I/O thread a partition, one for the catalogue, one for maintenance; min(partitions, cores) writer threads, each with its own
 //! partitions; one for the maintenance machine. Whoever holds a partition's mutex is its writer, so that a thread can take over a whole partition by
-//! stepping it: an idle one does when much waits there and its own thread is busy with another. A round that panics ends, and a new one begins:
+//! stepping it: an idle one does when much waits there, or for long, and its own thread is busy with another. A round that panics ends, and a new one begins:
 //! what the thread held is in the partition, not in the thread. `at` is a hint (Relaxed): wrong, it costs a look, or the wait for the next tick.
 
 use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
@@ -18,6 +18,9 @@ use crate::env::{Operation, Port, Scheduler, Task};
 
 const TICK: Duration = Duration::from_millis(40);
 const NOWHERE: usize = usize::MAX;
+/// What waits so long for a busy thread is taken over, however little it is.
+const LEFT_NANOS: u64 = 80_000_000;
+const PARTITIONS_MAX: usize = 256;
 
 thread_local! {
     /// This thread will run the jobs it causes: no need to wake the one whose they are.
@@ -28,6 +31,8 @@ struct Writer {
     thread: OnceLock<Thread>,
     /// The partition it is stepping.
     at: AtomicUsize,
+    /// Since when it has seen each partition left alone; 0: it is not.
+    left: Vec<AtomicU64>,
 }
 
 pub(super) struct Threads {
@@ -70,9 +75,10 @@ impl Scheduler for Threads {
 impl Threads {
     /// For an engine on so many cores. The directory may have more partitions than asked for; 256 is the most there can be.
     pub(super) fn new(cores: usize) -> Self {
-        let writer = |_| Writer { thread: OnceLock::new(), at: AtomicUsize::new(NOWHERE) };
+        let left = || (0..PARTITIONS_MAX).map(|_| AtomicU64::new(0)).collect();
+        let writer = |_| Writer { thread: OnceLock::new(), at: AtomicUsize::new(NOWHERE), left: left() };
         Self {
-            io: (0..258).map(|_| OnceLock::new()).collect(),
+            io: (0..PARTITIONS_MAX + 2).map(|_| OnceLock::new()).collect(),
             writers: (0..cores.clamp(1, 64)).map(writer).collect(),
             maintenance: OnceLock::new(),
             stop: AtomicBool::new(false),
@@ -147,7 +153,7 @@ impl Threads {
             core.step_catalogue();
         }
         for i in (0..partitions).filter(|i| i % all != w) {
-            if self.is_left_alone(core, i) && self.step(core, w, i) {
+            if self.is_left_alone(core, w, i) && self.step(core, w, i) {
                 core.takeovers.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -168,14 +174,21 @@ impl Threads {
         was_here
     }
 
-    /// Much waits in the partition, and its thread is busy with another.
-    fn is_left_alone(&self, core: &Core, i: usize) -> bool {
-        let partition = &core.partitions[i];
+    /// Much waits in the partition, or for long, and its thread is busy with another.
+    fn is_left_alone(&self, core: &Core, w: usize, i: usize) -> bool {
+        let (partition, since) = (&core.partitions[i], &self.writers[w].left[i]);
         let home = self.writers[i % self.writers.len()].at.load(Ordering::Relaxed);
-        partition.is_due()
-            && ![NOWHERE, i].contains(&home)
-            && core.spaces.of_partition(partition.id).iter().map(|s| s.depth.observations()).sum::<u64>()
-                > core.config.steal_threshold
+        if [NOWHERE, i].contains(&home) || !partition.is_due() {
+            since.store(0, Ordering::Relaxed);
+            return false;
+        }
+        let now = core.now();
+        let begun = since.load(Ordering::Relaxed);
+        if begun == 0 {
+            since.store(now, Ordering::Relaxed);
+        }
+        let waiting = core.spaces.of_partition(partition.id).iter().map(|s| s.depth.observations()).sum::<u64>();
+        waiting > core.config.steal_threshold || (begun > 0 && now - begun > LEFT_NANOS)
     }
 
     fn wake_idle(&self) {
