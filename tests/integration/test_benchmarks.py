@@ -21,6 +21,7 @@ AREAS = sorted(path.stem for path in SUITE.glob("*.py") if path.stem != "__init_
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ENGRAM_BENCH_ROWS", "600")
+    monkeypatch.setenv("ENGRAM_BENCH_CARGO", "--profile ci --features chaos")  # what is built for the tests anyway
     monkeypatch.syspath_prepend(str(SUITE.parent))
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
@@ -43,9 +44,13 @@ def benchmarks_of(area: str) -> Iterator[tuple[type[Any], str, tuple[object, ...
 
 @pytest.mark.parametrize("area", AREAS)
 def test_each_benchmark_runs_once(area: str) -> None:
-    ran = 0
+    ran, caches = 0, {}
     for group, name, arguments in benchmarks_of(area):
         benchmark = group()
+        if hasattr(group, "setup_cache"):
+            if group not in caches:
+                caches[group] = benchmark.setup_cache()
+            arguments = (caches[group], *arguments)
         if hasattr(benchmark, "setup"):
             benchmark.setup(*arguments)
         result = getattr(benchmark, name)(*arguments)
