@@ -25,7 +25,7 @@ use crate::wal::{
 
 const CHUNK: usize = 1 << 20;
 /// A file is synced after each so many bytes, and at its end: a log's sync never waits for more than this behind it.
-const SYNC_EVERY: u64 = 8 << 20;
+const SYNC_EVERY: u64 = 2 << 20;
 
 struct OutputFile {
     id: FileId,
