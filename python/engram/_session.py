@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engram._convert import Columns, Metadata, OnOverload, Time, Vectors, one_row, whole
+from engram._exceptions import EngramError
 from engram._pressure import OnPressure
 from engram._types import Ack, BatchAck
 
@@ -213,9 +214,14 @@ class Session:
         Fenced, SessionExpired
             This speaker has no say in the session any more.
         """
-        self._space._engine._watch.set(self.id, callback)
+        watch = self._space._engine._watch
+        watch.set(self.id, callback)
         if callback is not None:
-            self._core.listen()
+            try:
+                self._core.listen()
+            except EngramError:
+                watch.set(self.id, None)
+                raise
 
     def pause(self) -> None:
         """Refuse what is sent until `resume`; what was taken goes on."""

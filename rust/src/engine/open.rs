@@ -13,7 +13,7 @@ use super::core::{Core, Partition, Written};
 use super::ingest::Writer;
 use super::levels::Listeners;
 use super::maintenance::Maintenance;
-use super::recovery::{Careful, PartitionState, read_partition};
+use super::recovery::{Careful, PartitionState, end_note, read_partition};
 use crate::env::{Env, Files, LockError, Port, Scheduler, Site, Task};
 use crate::error::Error;
 use crate::queue::{Completions, Pool, Turn};
@@ -234,6 +234,9 @@ impl Opener<'_> {
         self.renewals(&mut state, &mut body, &mut count);
         let log_dir = format!("{}/log", state.dir);
         let (log, supply, moved) = self.log(state.id, &log_dir, &mut state.log, (&body, count), &port)?;
+        if state.noted {
+            end_note(&*self.env.files, &state.dir)?;
+        }
         let tail = !state.log.tail.is_empty() || count > 0;
         if !state.kept.damaged {
             self.free(&supply, &state.log.leftovers);

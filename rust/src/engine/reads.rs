@@ -10,7 +10,7 @@ use crate::index::{Cue, TopK};
 use crate::records::{Checked, Filter, Row, RowSource, check_query};
 use crate::store::{FrameRows, Scope, Snapshot, Space, View};
 use crate::types::{FORGET_IDS_MAX, Generation};
-use crate::wal::{Record, kept_records, quarantine_path};
+use crate::wal::{Record, kept_records, quarantine_path, quarantined_with};
 
 /// A moment of a space's history (G5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl Core {
         self.readable(space)?;
         let all = space.quarantined();
         let missing = || Error::NotFound { what: format!("{generation} in quarantine") };
-        let batch = all.iter().find(|q| q.holds(generation)).ok_or_else(missing)?;
+        let batch = quarantined_with(&all, generation).ok_or_else(missing)?;
         let path = quarantine_path(space.options.id, batch.first);
         let bytes = match self.env.files.read(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::NotFound { what: path }),

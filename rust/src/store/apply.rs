@@ -8,7 +8,7 @@ use super::view::Part;
 use crate::error::Error;
 use crate::records::{Checked, RowSource};
 use crate::types::{Generation, LogPosition};
-use crate::wal::{Quarantined, stand_in};
+use crate::wal::{Quarantined, quarantined_with, stand_in};
 
 /// Attempts at an item before it is given up (O7).
 const ATTEMPTS: usize = 3;
@@ -83,7 +83,7 @@ impl Delta {
 
     /// Whether a generation is one of what could not be applied.
     pub fn goes_round(&self, generation: Generation) -> bool {
-        self.quarantined.iter().any(|q| q.holds(generation))
+        quarantined_with(&self.quarantined, generation).is_some()
     }
 }
 

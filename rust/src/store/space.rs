@@ -362,7 +362,7 @@ impl Space {
         Arc::clone(&self.state.lock().quarantined)
     }
 
-    /// It is in the log that the batch could not be applied.
+    /// It is in the log that the batch could not be applied. They come in order: what is behind it waits for this.
     pub fn quarantine(&self, batch: Quarantined) {
         Arc::make_mut(&mut self.state.lock().quarantined).push(batch);
     }

@@ -84,9 +84,15 @@ impl QuarantineRecord {
     }
 }
 
+/// The batch that holds a generation; `all` are in order.
+pub fn quarantined_with(all: &[Quarantined], generation: Generation) -> Option<&Quarantined> {
+    let before = all.partition_point(|q| q.first <= generation);
+    all[..before].last().filter(|q| q.holds(generation))
+}
+
 /// Who stands where a row would be: itself, or if it could not be applied the memory that has its key back, or nobody.
 pub fn stand_in(all: &[Quarantined], mut row: Generation) -> Option<Generation> {
-    while let Some(one) = all.iter().find(|q| q.holds(row)) {
+    while let Some(one) = quarantined_with(all, row) {
         row = one.superseded.iter().find(|(item, _)| *item == row)?.1;
     }
     Some(row)

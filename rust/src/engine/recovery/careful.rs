@@ -28,8 +28,7 @@ pub(in crate::engine) enum Careful {
 /// What a note says: the batch that was next, and how many starts have found it there.
 type Named = (SpaceId, Generation, u32);
 
-struct Note<'a> {
-    files: &'a dyn Files,
+struct Note {
     path: String,
     file: std::sync::Arc<dyn File>,
     /// As the last start left it.
@@ -37,16 +36,16 @@ struct Note<'a> {
     careful: bool,
 }
 
-impl<'a> Note<'a> {
+impl Note {
     /// A note of a start before is left as it is until this one names a batch.
-    fn begin(files: &'a dyn Files, dir: &str) -> Result<Self, Error> {
+    fn begin(files: &dyn Files, dir: &str) -> Result<Self, Error> {
         let path = note_path(dir);
         let (careful, found) = match files.read(&path) {
             Ok(bytes) => (true, parse(&bytes).map(|(space, first, found)| (space, first, found + 1))),
             Err(_) => (false, None),
         };
         let made = if careful { files.open(&path) } else { files.create(&path) };
-        let note = Self { file: made.map_err(|e| Error::io(&path, &e))?, files, path, found, careful };
+        let note = Self { file: made.map_err(|e| Error::io(&path, &e))?, path, found, careful };
         if let Some(named) = note.found {
             note.write(Some(named))?;
         }
@@ -68,14 +67,16 @@ impl<'a> Note<'a> {
         self.write(Some((space, first, found)))?;
         Ok(found >= FOUND_MAX)
     }
-
-    fn end(self) -> Result<(), Error> {
-        self.files.remove(&self.path).map_err(|e| Error::io(&self.path, &e))
-    }
 }
 
 fn note_path(dir: &str) -> String {
     format!("{dir}/replaying")
+}
+
+/// What this start has caught is on the disk: the note has done its work.
+pub(in crate::engine) fn end_note(files: &dyn Files, dir: &str) -> Result<(), Error> {
+    let path = note_path(dir);
+    files.remove(&path).map_err(|e| Error::io(&path, &e))
 }
 
 fn parse(bytes: &[u8]) -> Option<Named> {
@@ -85,7 +86,7 @@ fn parse(bytes: &[u8]) -> Option<Named> {
 }
 
 impl Careful {
-    /// Applies what the log says to every space. Returns what could not be, for this start to log.
+    /// Applies what the log says to every space. Returns what could not be, for this start to log, and whether it left a note.
     pub(super) fn apply(
         self,
         files: &dyn Files,
@@ -93,7 +94,7 @@ impl Careful {
         (partition, dir): (PartitionId, &str),
         spaces: &mut BTreeMap<SpaceId, Replayed>,
         now: i64,
-    ) -> Result<Vec<QuarantineRecord>, Error> {
+    ) -> Result<(Vec<QuarantineRecord>, bool), Error> {
         let mut caught = Vec::new();
         let starts = self == Self::Starting;
         let note =
@@ -108,8 +109,7 @@ impl Careful {
             }
             seat.deeds = Vec::new();
         }
-        note.map_or(Ok(()), Note::end)?;
-        Ok(caught)
+        Ok((caught, note.is_some()))
     }
 }
 
@@ -119,17 +119,18 @@ impl Replayed {
         &mut self,
         id: SpaceId,
         files: &dyn Files,
-        note: Option<&Note<'_>>,
+        note: Option<&Note>,
         now: i64,
     ) -> Result<Vec<Quarantined>, Error> {
-        let known = self.quarantined.len();
+        let mut caught = Vec::new();
+        self.quarantined.sort_by_key(|q| q.first);
         // Each time round one more is known that cannot be applied.
         while let Some((at, reason)) = self.apply_all(id, files, note)? {
             let batch = self.batch_around(at, reason, now);
-            self.quarantined.push(batch);
+            let place = self.quarantined.partition_point(|q| q.first < batch.first);
+            self.quarantined.insert(place, batch.clone());
+            caught.push(batch);
         }
-        let caught = self.quarantined[known..].to_vec();
-        self.quarantined.sort_by_key(|q| q.first);
         Ok(caught)
     }
 
@@ -138,7 +139,7 @@ impl Replayed {
         &mut self,
         id: SpaceId,
         files: &dyn Files,
-        note: Option<&Note<'_>>,
+        note: Option<&Note>,
     ) -> Result<Option<(usize, String)>, Error> {
         self.delta.quarantined = std::sync::Arc::new(self.quarantined.clone());
         let (before, purging) = (self.delta.begin(), self.delta.purging.clone());

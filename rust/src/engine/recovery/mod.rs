@@ -7,7 +7,7 @@ mod replayed;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub(super) use careful::Careful;
+pub(super) use careful::{Careful, end_note};
 pub(super) use replayed::Replayed;
 use replayed::{Deed, lost_tail};
 
@@ -39,6 +39,8 @@ pub(super) struct PartitionState {
     pub(super) poisoned: bool,
     /// Batches that could not be applied this time: to be logged before anything else.
     pub(super) caught: Vec<QuarantineRecord>,
+    /// This start has left a note, to be removed when that is on the disk.
+    pub(super) noted: bool,
 }
 
 struct Reader<'a> {
@@ -90,7 +92,7 @@ pub(super) fn read_partition(
     if let Some(checkpoint) = &kept.current {
         log.committed_at = log.committed_at.max(checkpoint.committed_at);
     }
-    let caught = careful.apply(files, seed, (id, &dir), &mut reader.spaces, log.committed_at)?;
+    let (caught, noted) = careful.apply(files, seed, (id, &dir), &mut reader.spaces, log.committed_at)?;
     reader.judge(&log);
     leftovers.extend(reader.stray_rows(&mut kept)?);
     kept.damaged = !reader.damage.is_empty();
@@ -108,6 +110,7 @@ pub(super) fn read_partition(
         ended_closed: reader.ended_closed,
         poisoned,
         caught,
+        noted,
     })
 }
 
