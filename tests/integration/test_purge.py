@@ -127,3 +127,19 @@ def test_sessions_take_duplicates_of_what_was_purged(tmp_path: Path) -> None:
             again: Any = session.observe("something else", sequence=1)
             assert (again.duplicate, again.memory_id) == (True, 1)
             assert len(space) == 0
+
+
+def test_a_purged_key_is_not_kept_in_memory(tmp_path: Path) -> None:
+    """K1: a key whose versions are gone is unknown at once, not only after a restart; others keep theirs."""
+    with engram.open(tmp_path / "d", limits=LIMITS) as engine:
+        space = engine.space("s", dim=2)
+        space.observe_batch(texts=["old", "kept", "other"], keys=["a", "b", "c"])
+        space.observe("new", key="a")
+        engine.checkpoint()
+        assert space.forget(key="a", purge=True) == 1
+        assert space.forget(key="c", purge=True) == 1
+        assert [memory.text for memory in space.history("a")] == ["old"]
+        assert space.history("c") == []
+        assert (space.stats()["keys"], space.get(key="c")) == (2, None)
+        assert space.observe("again", key="c").memory_id == 7
+        assert [memory.text for memory in space.history("c")] == ["again"]

@@ -51,6 +51,7 @@ pub(crate) fn space_stats(py: Python<'_>, s: SpaceStats) -> PyResult<Bound<'_, P
     let d = PyDict::new(py);
     for (name, value) in [
         ("memories", s.memories),
+        ("keys", s.keys),
         ("generation", s.generation),
         ("incarnation", s.incarnation),
         ("queue_observations", s.queue_observations),

@@ -9,6 +9,8 @@ use crate::types::Quota;
 #[derive(Clone, Debug)]
 pub struct SpaceStats {
     pub memories: u64,
+    /// Keys that a version is known of.
+    pub keys: u64,
     pub generation: u64,
     pub incarnation: u64,
     pub queue_observations: u64,
@@ -73,6 +75,7 @@ impl Core {
         let level = space.level(now);
         SpaceStats {
             memories: view.memories(),
+            keys: space.keys.len() as u64,
             generation: view.watermark().0,
             incarnation: state.incarnation,
             queue_observations: space.depth.observations(),

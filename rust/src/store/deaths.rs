@@ -4,6 +4,7 @@
 //! which its view's load has made visible, and does not care whether it sees a later one (Relaxed). A death is set once: the first in log
 //! order stays (`rust/tests/loom.rs`). Room is taken when the first row of a part dies.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use engram_kernels::sync::{AtomicU64, Ordering};
@@ -48,6 +49,29 @@ impl Deaths {
         let all = self.at.get().map_or(&[][..], |all| &all[..]);
         let deaths = all.iter().map(|d| d.load(Ordering::Relaxed)).enumerate();
         deaths.filter(move |(_, d)| *d != 0 && *d <= upto.0).map(|(row, d)| (row, Generation(d)))
+    }
+}
+
+/// Rows that a new file need not hold.
+pub struct LeftOut {
+    pub(super) upto: Generation,
+    pub(super) history_from: Generation,
+    pub(super) purging: BTreeMap<Generation, Generation>,
+}
+
+impl LeftOut {
+    /// Whether the row, dead since `death`, is left out.
+    pub fn has(&self, row: Generation, death: Generation) -> bool {
+        death <= self.upto && (death <= self.history_from || self.purging.contains_key(&row))
+    }
+
+    /// Whether the row's bytes must go.
+    pub fn purges(&self, row: Generation) -> bool {
+        self.purging.contains_key(&row)
+    }
+
+    pub fn upto(&self) -> Generation {
+        self.upto
     }
 }
 

@@ -19,12 +19,12 @@ mod watermark;
 
 pub use append::AppendList;
 pub use apply::{Delta, Observed, apply_forget, apply_observe, apply_voids};
-pub use deaths::Deaths;
+pub use deaths::{Deaths, LeftOut};
 pub use keys::Keys;
 pub use orders::{Attached, Batch, Control, Order, Piece, Speaker, Wanted, continues, permits};
 pub use part::{Change, DamagedRows, FrameRows, ThinnedRows};
 pub use snapshot::{Pins, Snapshot};
-pub use space::{LeftOut, Space, SpaceState};
+pub use space::{Space, SpaceState};
 pub use spaces::Spaces;
 pub use view::{Part, Scope, SealedPart, View};
 pub use watermark::{Ranges, Watermark};

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::append::AppendList;
 use super::apply::Delta;
+use super::deaths::LeftOut;
 use super::flow::Flow;
 use super::keys::Keys;
 use super::orders::{Batch, Control};
@@ -21,6 +22,7 @@ use super::view::{SealedPart, View};
 use super::watermark::{Ranges, Watermark};
 use crate::error::Error;
 use crate::queue::{Committed, Depth, Gate, Lane, Pool, Reply};
+use crate::records::RowSource;
 use crate::session::Sessions;
 use crate::types::{Config, Durability, Generation, LogPosition, SpaceOptions};
 use crate::wal::Quarantined;
@@ -45,29 +47,6 @@ pub struct SpaceState {
     pub inside: Ranges,
 }
 
-/// Rows that a new file need not hold.
-pub struct LeftOut {
-    upto: Generation,
-    history_from: Generation,
-    purging: BTreeMap<Generation, Generation>,
-}
-
-impl LeftOut {
-    /// Whether the row, dead since `death`, is left out.
-    pub fn has(&self, row: Generation, death: Generation) -> bool {
-        death <= self.upto && (death <= self.history_from || self.purging.contains_key(&row))
-    }
-
-    /// Whether the row's bytes must go.
-    pub fn purges(&self, row: Generation) -> bool {
-        self.purging.contains_key(&row)
-    }
-
-    pub fn upto(&self) -> Generation {
-        self.upto
-    }
-}
-
 pub struct Space {
     pub options: SpaceOptions,
     pub durability: Durability,
@@ -89,7 +68,7 @@ pub struct Space {
     fenced: AtomicBool,
     in_doubt: OnceLock<String>,
     state: Mutex<SpaceState>,
-    /// Forgets of the horizon: generation and time.
+    /// Generations of the horizon without a row, forgets and what was left out of files, and their times.
     changes: Mutex<Vec<(Generation, i64)>>,
     /// Numbered forgets' ids that are not applied yet. Only the partition's writer looks.
     dying: Mutex<HashSet<Generation>>,
@@ -226,7 +205,7 @@ impl Space {
 
     /// Replaces the sealed parts, and drops the first `sealed_parts` parts of the tail, which they hold now.
     pub fn install(&self, sealed: Vec<SealedPart>, sealed_parts: usize, now: u64) {
-        let _growing = self.growing.lock();
+        let growing = self.growing.lock();
         let old = self.view.load_full();
         let tail = AppendList::default();
         let mut freed = 0;
@@ -244,16 +223,39 @@ impl Space {
         let (tail_to, watermark) = (old.tail_to - sealed_parts, old.watermark);
         let mut view = View { sealed: Arc::new(sealed), tail: Arc::new(tail), tail_to, watermark, memories: 0 };
         // New files begin without deaths: what died before or while they were written is carried over here, under the lock.
-        let stays = |file| view.sealed.iter().any(|p| p.place.file == file);
-        let gone = old.sealed.iter().filter(|p| !stays(p.place.file)).map(|p| (&p.rows, &p.deaths));
-        for (rows, deaths) in gone.chain(old.tail().take(sealed_parts).map(|p| (&p.rows, &p.deaths))) {
+        let gone = old.sealed.iter().filter(|p| !view.has_file(p.place.file)).map(|p| (&p.rows, &p.deaths));
+        let gone: Vec<_> = gone.chain(old.tail().take(sealed_parts).map(|p| (&p.rows, &p.deaths))).collect();
+        for (rows, deaths) in &gone {
             deaths.each(Generation(u64::MAX)).for_each(|(row, death)| {
                 view.kill(rows.generation_at(row), death);
             });
         }
         view.memories = view.count_living();
-        self.view.store(Arc::new(view));
+        let view = Arc::new(view);
+        self.view.store(Arc::clone(&view));
         self.shrink(freed, now);
+        drop(growing);
+        // What was not in a checkpoint before, or was seen by a pin, may be left out now. Relaxed: a hint.
+        self.thins.store(true, Ordering::Relaxed);
+        // Only what has died is ever left out.
+        for (rows, _) in gone.iter().filter(|(_, deaths)| deaths.any()) {
+            self.forget_keys(&***rows, &view);
+        }
+    }
+
+    /// Versions of keys whose rows were left out of the new files are no more (K1).
+    fn forget_keys(&self, rows: &dyn RowSource, view: &View) {
+        if !rows.has_keys() {
+            return;
+        }
+        for row in 0..rows.rows() {
+            let generation = rows.generation_at(row);
+            if !view.holds(generation)
+                && let Ok(Some(key)) = rows.key(row)
+            {
+                self.keys.remove(key, generation);
+            }
+        }
     }
 
     pub fn unsealed_bytes(&self) -> u64 {

@@ -10,7 +10,7 @@ use super::deaths::Deaths;
 use crate::error::Error;
 use crate::index::{Cue, Near, TopK};
 use crate::records::{Filter, Row, RowSource, SealedFile};
-use crate::types::{Generation, LogPosition};
+use crate::types::{FileId, Generation, LogPosition};
 use crate::wal::FilePart;
 
 /// Rows scored together: their vectors stay in the second-level cache while several cues pass.
@@ -123,6 +123,10 @@ impl View {
 
     pub fn sealed(&self) -> &[SealedPart] {
         &self.sealed
+    }
+
+    pub(super) fn has_file(&self, file: FileId) -> bool {
+        self.sealed.iter().any(|p| p.place.file == file)
     }
 
     pub fn sealed_bytes(&self) -> u64 {
