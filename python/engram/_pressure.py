@@ -1,4 +1,7 @@
-"""Who is called when a level changes: one thread an engine, started by the first that wants to know."""
+"""Who is called when a level changes: one thread an engine, started by the first that wants to know.
+
+The thread keeps neither the engine nor a session: a session that nobody holds any more takes its callback with it.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +9,57 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from engram import _core
-from engram._exceptions import Closed
+
+if TYPE_CHECKING:
+    from engram._session import Session
 
 #: Called with the level's name and the number of observations to send at once.
 OnPressure = Callable[[str, int], None]
 
-_WAIT_MS = 500  # between two looks whether the engine is still wanted
+_Listening: TypeAlias = "weakref.WeakValueDictionary[tuple[int, int], Session]"
+
+_WAIT_MS = 60_000  # the engine's end wakes the thread
 
 log = logging.getLogger("engram")
 
 
 class Watch:
-    """The callbacks of an engine's sessions, by session id."""
+    """The sessions of an engine that have a callback, by id and epoch."""
 
     def __init__(self, core: _core.Engine) -> None:
         self._core = core
-        self._callbacks: dict[int, OnPressure] = {}
+        self._listening: _Listening = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
         self._running = False
 
-    def set(self, session: int, callback: OnPressure | None) -> None:
-        """Call `callback` from now on, or nobody."""
+    def add(self, session: Session) -> None:
+        """Call the session's callback from now on."""
         with self._lock:
-            if callback is None:
-                self._callbacks.pop(session, None)
-                return
-            self._callbacks[session] = callback
+            self._listening[session._core.id, session._core.epoch] = session
             if not self._running:
                 self._running = True
-                threading.Thread(target=_run, args=(weakref.ref(self),), name="engram-pressure", daemon=True).start()
+                arguments = (self._core.heard(), self._listening)
+                threading.Thread(target=_run, args=arguments, name="engram-pressure", daemon=True).start()
 
-    def _tell(self) -> bool:
+    def remove(self, session: Session) -> None:
+        """Call it no more."""
+        with self._lock:
+            self._listening.pop((session._core.id, session._core.epoch), None)
+
+
+def _run(heard: _core.Heard, listening: _Listening) -> None:
+    while (told := heard.next(_WAIT_MS)) is not None:
+        for session, epoch, level, advised_batch in told:
+            _call(listening.get((session, epoch)), level, advised_batch)
+
+
+def _call(session: Session | None, level: str, advised_batch: int) -> None:
+    callback = None if session is None else session._on_pressure
+    if callback is not None:
         try:
-            told = self._core.next_levels(_WAIT_MS)
-        except Closed:
-            return False
-        for session, level, advised_batch in told:
-            callback = self._callbacks.get(session)
-            if callback is not None:
-                try:
-                    callback(level, advised_batch)
-                except Exception:
-                    log.exception("a callback for the level of a space raised")
-        return True
-
-
-def _run(watch: weakref.ref[Watch]) -> None:
-    # An engine that nobody holds any more ends its thread.
-    while (one := watch()) is not None and one._tell():
-        del one
+            callback(level, advised_batch)
+        except BaseException:  # whatever it is, others are still to be called
+            log.exception("a callback for the level of a space raised")

@@ -29,6 +29,7 @@ class Session:
     def __init__(self, core: _core.Session, space: Space) -> None:
         self._core = core
         self._space = space
+        self._on_pressure: OnPressure | None = None
 
     @property
     def token(self) -> str:
@@ -215,13 +216,17 @@ class Session:
             This speaker has no say in the session any more.
         """
         watch = self._space._engine._watch
-        watch.set(self.id, callback)
-        if callback is not None:
-            try:
-                self._core.listen()
-            except EngramError:
-                watch.set(self.id, None)
-                raise
+        if callback is None:
+            self._on_pressure = None
+            watch.remove(self)
+            return
+        before, self._on_pressure = self._on_pressure, callback
+        watch.add(self)
+        try:
+            self._core.listen()
+        except EngramError:
+            self._on_pressure = before
+            raise
 
     def pause(self) -> None:
         """Refuse what is sent until `resume`; what was taken goes on."""

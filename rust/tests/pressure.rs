@@ -96,8 +96,11 @@ fn attached_sessions_hear_of_levels() {
     source.rig.clock.advance_micros(800_000);
     core.step_maintenance();
     assert!(says(&heard(), "CRITICAL"));
+    space.fence();
+    source.rig.clock.advance_micros(30_000);
     core.step_maintenance();
     assert!(heard().is_empty(), "told once");
+    space.unfence();
     while source.depth() > 0 {
         source.rig.turn();
     }

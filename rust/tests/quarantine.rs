@@ -11,6 +11,7 @@ use engram_core::engine::{Core, Reading, Speech};
 use engram_core::env::{Action, Files, MemoryFiles, Operation, Rule};
 use engram_core::error::Error;
 use engram_core::queue::{Committed, Ticket};
+use engram_core::records::{Filter, Value};
 use engram_core::session::Priority;
 use engram_core::store::Wanted;
 use engram_core::types::{Config, Durability, Generation};
@@ -162,6 +163,65 @@ fn a_forget_in_between_means_what_it_says() {
     }
 }
 
+/// K1, K3: two batches in a row take the key and neither can be applied: the old owner has it, lives, and can be forgotten.
+#[test]
+fn two_failures_of_one_key() {
+    let rig = rig();
+    rig.create("s", Durability::Sync);
+    answer(&rig, &keyed(&rig, &[10])).unwrap();
+    poison(&rig, 80, u64::MAX, Action::Panic);
+    poison(&rig, 150, u64::MAX, Action::Panic);
+    let first = keyed(&rig, &[80]);
+    rig.core.step_partition(0);
+    let second = keyed(&rig, &[150]);
+    for bad in [first, second] {
+        assert_eq!(answer(&rig, &bad).unwrap_err().code(), "QUARANTINED");
+    }
+    assert_eq!((living(&rig.core), owner(&rig.core, "k1")), (BTreeMap::from([(1, 10)]), Some(1)));
+    let next = answer(&rig, &keyed(&rig, &[220])).unwrap().first.0;
+    assert_eq!(living(&rig.core), BTreeMap::from([(next, 220)]), "one memory a key");
+    assert_eq!(living(&again(&rig).core), BTreeMap::from([(next, 220)]));
+}
+
+/// K3: a forget of the old owner, while what supersedes it is on its way and will never come to be, is kept: by id and by condition; and
+/// one by key though only the second of two has failed yet.
+#[test]
+fn a_forget_of_the_old_owner_stays() {
+    for how in 0..3 {
+        let rig = rig();
+        rig.create("s", Durability::Sync);
+        answer(&rig, &keyed(&rig, &[10])).unwrap();
+        let space = rig.core.space("s").unwrap();
+        poison(&rig, 80, u64::MAX, Action::Panic);
+        poison(&rig, 150, u64::MAX, Action::Panic);
+        let mut bad = vec![keyed(&rig, &[80])];
+        if how == 2 {
+            bad.push(keyed(&rig, &[150]));
+            // The first has failed, its record is on its way; the second waits behind it.
+            rig.core.step_partition(0);
+            rig.core.partitions[0].port.run_one();
+            rig.core.step_partition(0);
+        } else {
+            rig.core.step_partition(0);
+        }
+        let wanted = match how {
+            0 => Wanted::Ids(vec![Generation(1)]),
+            1 => {
+                let wanted = Value::Object(vec![("observed_at".to_owned(), Value::Int(10_000))]);
+                rig.core.matching(&space, &Filter::parse(&wanted).unwrap(), &|| Ok(())).unwrap().0
+            }
+            _ => Wanted::Key("k1".to_owned()),
+        };
+        let forget = rig.core.submit_forget(&space, wanted, false).unwrap().ok().unwrap();
+        for bad in bad {
+            assert_eq!(answer(&rig, &bad).unwrap_err().code(), "QUARANTINED");
+        }
+        answer(&rig, &forget).unwrap();
+        assert!(living(&rig.core).is_empty() && owner(&rig.core, "k1").is_none(), "{how}");
+        assert!(living(&again(&rig).core).is_empty(), "{how}");
+    }
+}
+
 /// S2, S5: the session has committed voids, hears why, and goes on.
 #[test]
 fn a_session_goes_on() {
@@ -183,6 +243,10 @@ fn a_session_goes_on() {
     let told = told.map(|ticket| answer(&rig, &ticket).map(|c| c.first.0).map_err(|e| e.code()));
     assert_eq!(told, [Ok(1), Err("QUARANTINED"), Ok(4)]);
     assert_eq!(speaker.section().window.committed(), 4);
+    // S3: who did not hear of it and says it again is not told that it is stored.
+    let mut spoken = rig.core.prepare_spoken(&space, frame(&[2, 3], false, false), false).unwrap();
+    let again_said = rig.core.say(&space, &speaker, epoch, Some(2), &mut spoken);
+    assert_eq!(again_said.err().map(|e| e.code()), Some("QUARANTINED"));
     let next = again(&rig);
     let space = next.core.space("s").unwrap();
     let window = &space.sessions.get(speaker.id).unwrap().section().window.clone();
@@ -259,5 +323,54 @@ fn careful_starts_find_what_ends_the_process() {
         assert_eq!(second.core.space("s").unwrap().quarantined().len(), 3 - there);
         assert!(!second.files.state().paths().iter().any(|p| p.ends_with("/replaying")), "{note}");
         assert_eq!(living(&again(&second).core).len(), there);
+    }
+}
+
+/// Two that end the process, one after the other: the first that was given up is not met again.
+#[test]
+fn careful_starts_remember_what_they_gave_up() {
+    let first = rig();
+    first.create("s", Durability::Sync);
+    for uid in 1..=3 {
+        first.observe("s", &[uid]).unwrap();
+    }
+    let id = first.core.space("s").unwrap().options.id.0;
+    let line = |text: String| format!("{text:<63}\n");
+    // The last start had given up 1, named 3, and died.
+    let note = line(format!("{id} 3 0")) + &line(format!("{id} 1 3"));
+    let files = MemoryFiles::with_state(first.files.state(), 0, false);
+    files.create("partition-000/replaying").unwrap().write_at(0, &[note.as_bytes()]).unwrap();
+    let second = Rig::over(first.core.config.clone(), files);
+    assert_eq!(living(&second.core), BTreeMap::from([(2, 2), (3, 3)]));
+    assert_eq!(living(&again(&second).core), BTreeMap::from([(2, 2), (3, 3)]));
+}
+
+/// D10: a full disk keeps nobody from starting: neither a note nor what cannot be kept aside.
+#[test]
+fn a_full_disk_does_not_stop_a_start() {
+    let first = rig();
+    first.create("s", Durability::Sync);
+    first.observe("s", &[1]).unwrap();
+    first.observe("s", &[2]).unwrap();
+    first.turns(50);
+    for (note, poisoned) in [(false, false), (true, false), (false, true)] {
+        let files = MemoryFiles::with_state(first.files.state(), 0, false);
+        if note {
+            files.create("partition-000/replaying").unwrap();
+        }
+        // Room for the restamped tail, which a start needs anyway, is in the spares.
+        files.set_capacity(Some(files.used()));
+        let config = first.core.config.clone();
+        let second = Rig::prepared(config, files, |faults| {
+            if poisoned {
+                faults.add(Rule { path: Some("uid 2 ".to_owned()), ..Rule::new(Operation::Apply, Action::Panic) });
+            }
+        });
+        assert_eq!(living(&second.core).len(), if poisoned { 1 } else { 2 });
+        if poisoned {
+            let space = second.core.space("s").unwrap();
+            assert!(space.quarantined()[0].reason.contains("could not be kept"));
+            assert_eq!(second.core.read_quarantined(&space, Generation(2)).unwrap_err().code(), "NOT_FOUND");
+        }
     }
 }

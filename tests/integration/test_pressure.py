@@ -3,6 +3,8 @@
 P1, P2, P4, P8. Needs a build with the fault hooks.
 """
 
+import gc
+import sys
 import threading
 import time
 from pathlib import Path
@@ -122,3 +124,35 @@ def test_sessions_hear_of_levels(tmp_path: Path) -> None:
             listener.on_pressure(None)
         with pytest.raises(engram.SessionExpired):
             listener.on_pressure(print)
+
+
+def test_an_older_speaker_takes_nobodys_levels(tmp_path: Path) -> None:
+    """P5: neither its end nor its late frame makes the new speaker deaf; and nobody is kept for a callback."""
+    limits = {"queue_observations_max": 100, "partitions": 1}
+    engine = engram.open(tmp_path / "data", limits=limits)
+    space = engine.space("s", dim=1)
+    older = space.session()
+    newer = space.session(resume=older.token)
+    called: list[str] = []
+    newer.on_pressure(lambda level, _: called.append(level))
+    assert older.submit_frame(b"") is not None
+    with pytest.raises(engram.Fenced):
+        older.on_pressure(print)
+    older.detach()
+    newer.submit_frame(b"")
+    engine._core.inject("sync@GroupSync=delay200")
+    writer = threading.Thread(target=space.observe_batch, kwargs={"vectors": [[1.0]] * 85})
+    writer.start()
+    until = time.monotonic() + 10
+    while "CRITICAL" not in called and time.monotonic() < until:
+        time.sleep(0.005)
+    writer.join()
+    assert "CRITICAL" in called
+    assert any(b"CRITICAL" in data for _, data in engine.drain_completions())
+    # A callback that raises the worst is logged, and the next is called.
+    newer.on_pressure(lambda level, _: sys.exit(level))
+    engine._core.inject("")
+    del newer, older, space, writer, engine
+    gc.collect()
+    # The last reference is gone, and with it the lock: the thread of callbacks held neither.
+    engram.open(tmp_path / "data").close()

@@ -73,10 +73,11 @@ def test_a_session_hears_of_it_and_goes_on(tmp_path: Path) -> None:
         assert space.quarantined()[0].sequence == 2
 
 
-def test_what_ends_each_start_is_found_and_gone_round(tmp_path: Path) -> None:
+@pytest.mark.parametrize("poisons", [1, 2])
+def test_what_ends_each_start_is_found_and_gone_round(tmp_path: Path, poisons: int) -> None:
     with engram.open(tmp_path / "d", limits=LIMITS) as engine:
         space = engine.space("notes", dim=2)
-        for text in ("one", "poison", "three"):
+        for text in ("one", "poison", "three", "poison too" if poisons == 2 else "four", "five"):
             space.observe(text, vector=[1, 0])
 
     def start() -> subprocess.CompletedProcess[str]:
@@ -84,15 +85,16 @@ def test_what_ends_each_start_is_found_and_gone_round(tmp_path: Path) -> None:
         command = [sys.executable, "-c", OPENS, str(tmp_path / "d")]
         return subprocess.run(command, env=faults, capture_output=True, text=True, check=False)
 
-    # One that does not know, one that names it, and two that find it named.
-    died = [start().returncode for _ in range(4)]
+    # One that does not know, one that names it, and two that find it named; of the next, three.
+    died = [start().returncode for _ in range(4 if poisons == 1 else 7)]
     assert all(code < 0 for code in died), died
     last = start()
-    assert (last.returncode, last.stdout) == (0, "['notes']\n"), last.stderr
+    assert (last.returncode, last.stdout) == (0, f"{['notes'] * poisons}\n"), last.stderr
     with engram.open(tmp_path / "d") as engine:
         assert engine.report["quarantined"] == []
         space = engine.space("notes")
-        assert [memory.text for memory in space.list()] == ["one", "three"]
+        assert [memory.text for memory in space.list() if "poison" in (memory.text or "")] == []
+        assert len(space) == 5 - poisons
         assert [memory.text for memory in space.read_quarantined(2)] == ["poison"]
 
 

@@ -171,3 +171,17 @@ def test_the_past_never_lies_inside_a_batch_of_which_rows_were_purged(tmp_path: 
             [],
             ["after"],
         ]
+
+
+def test_voids_of_a_purged_batch_lie_inside_it(tmp_path: Path) -> None:
+    """G5: also a generation that an invalid item took is inside its batch, whatever of the batch is purged."""
+    with engram.open(tmp_path / "d", limits={"partitions": 1}) as engine:
+        space = engine.space("s", dim=2)
+        with space.session() as session:
+            session.observe_batch(texts=["one", "two", None, "four", "five"], atomic=False)
+        assert [memory.memory_id for memory in space.list()] == [1, 2, 4, 5]
+        for purged in (5, 4, 2):
+            assert space.forget(purged, purge=True) == 1
+            for moment in (1, 2, 3, 4):
+                assert [memory.text for memory in space.list(as_of=moment)] == [], (purged, moment)
+            assert [memory.text for memory in space.list(as_of=5)][:1] == ["one"]

@@ -1,11 +1,12 @@
-//! The descriptor by which an event loop learns that there are completions: a socket with a byte in it.
+//! How those hear who do not wait: the descriptor by which an event loop learns that there are completions, a socket with a byte in it; and
+//! levels for callbacks.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
 
-use engram_core::engine::Core;
+use engram_core::engine::{self, Core};
 use pyo3::prelude::*;
 
 #[derive(Default)]
@@ -35,5 +36,18 @@ impl Bell {
             let mut bytes = [0; 64];
             while matches!((&*reader).read(&mut bytes), Ok(n) if n > 0) {}
         }
+    }
+}
+
+/// Levels for callbacks; it does not keep the engine.
+#[pyclass(frozen, module = "engram._core")]
+pub(crate) struct Heard(pub(crate) Arc<engine::Heard>);
+
+#[pymethods]
+impl Heard {
+    /// Waits at most so long: session, epoch, level and advised batch of each; None: the engine has ended.
+    fn next(&self, py: Python<'_>, ms: u64) -> Option<Vec<(u64, u64, &'static str, u64)>> {
+        let told = py.detach(|| self.0.next(ms))?;
+        Some(told.into_iter().map(|(id, epoch, level)| (id.0, epoch, level.name(), level.advised_batch())).collect())
     }
 }

@@ -10,7 +10,7 @@ use engram_core::types::{Config, Durability, Metric};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use crate::completions::Bell;
+use crate::completions::{Bell, Heard};
 use crate::errors::{OrRaise, to_py};
 use crate::signals::Signals;
 use crate::space::Space;
@@ -196,11 +196,9 @@ impl Engine {
         Ok(told.into_iter().map(|(session, bytes)| (session.0, PyBytes::new(py, &bytes))).collect())
     }
 
-    /// Waits at most so long for levels that speakers are to hear of: session, level, advised batch.
-    fn next_levels(&self, py: Python<'_>, ms: u64) -> PyResult<Vec<(u64, &'static str, u64)>> {
-        let engine = self.shared.engine()?;
-        let told = py.detach(|| engine.next_levels(ms)).or_raise()?;
-        Ok(told.into_iter().map(|(session, level)| (session.0, level.name(), level.advised_batch())).collect())
+    /// Where to wait for levels that speakers are to hear of.
+    fn heard(&self) -> PyResult<Heard> {
+        Ok(Heard(self.shared.engine()?.core().heard()))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -19,6 +19,8 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use crate::completions::Heard;
+    #[pymodule_export]
     use crate::engine::{Engine, inspect, simd_level, verify};
     #[pymodule_export]
     use crate::memory::Memory;

@@ -147,7 +147,12 @@ impl Session {
         self.inner.id.0
     }
 
-    /// `Engine.next_levels` tells of this session from now on.
+    #[getter]
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// `Heard` tells of this session from now on.
     fn listen(&self) -> PyResult<()> {
         let core = self.shared.engine()?.core();
         core.listen(&self.space, &self.inner, self.epoch, Hears::Calls).or_raise()

@@ -124,7 +124,7 @@ impl Catalogue {
                     state.failed = Some(Error::io(&path, &error).to_string());
                     state.busy = false;
                 }
-                LogEvent::Written(_) | LogEvent::Noted => {}
+                LogEvent::Written(_) | LogEvent::Noted | LogEvent::NotKept => {}
             }
         }
         if let Some(cause) = state.failed.clone() {

@@ -77,6 +77,8 @@ pub struct Core {
     pub takeovers: AtomicU64,
     /// Observations that could not be applied.
     pub quarantined: AtomicU64,
+    /// Batches of those whose bytes could not be kept aside.
+    pub quarantine_unkept: AtomicU64,
 }
 
 impl Partition {

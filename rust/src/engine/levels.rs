@@ -4,14 +4,13 @@
 //! there: a level also moves by age, when nobody admits or commits. Looking is cheap and at most every 20 ms.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::queue::SegQueue;
 use parking_lot::Mutex;
 
 use super::core::Core;
 use super::sessions::Completion;
-use super::workers::Engine;
 use crate::error::Error;
 use crate::queue::{Gate, Level};
 use crate::store::{Space, Speaker};
@@ -24,7 +23,7 @@ const PACE_MS: u64 = 20;
 pub enum Hears {
     /// Among the completions of its frames.
     Frames,
-    /// By who waits in `next_levels`.
+    /// By who waits at `Core::heard`.
     Calls,
 }
 
@@ -41,8 +40,40 @@ pub(super) struct Listeners {
     all: Mutex<Vec<Listener>>,
     /// Relaxed: who looks too often loses time only.
     next_at: AtomicU64,
-    heard: SegQueue<(SessionId, Level)>,
+    pub(super) heard: Arc<Heard>,
+}
+
+/// Levels for speakers that do not send frames; who waits here does not keep the engine.
+#[derive(Default)]
+pub struct Heard {
+    queue: SegQueue<(SessionId, u64, Level)>,
     gate: Gate,
+    ended: AtomicBool,
+}
+
+impl Heard {
+    /// Waits at most `ms` for levels: whose, by session and epoch, and which. None: the engine has ended.
+    pub fn next(&self, ms: u64) -> Option<Vec<(SessionId, u64, Level)>> {
+        let ended = || self.ended.load(Ordering::SeqCst);
+        self.gate.wait(std::time::Duration::from_millis(ms), || ended() || !self.queue.is_empty());
+        (!ended()).then(|| std::iter::from_fn(|| self.queue.pop()).collect())
+    }
+
+    fn push(&self, session: SessionId, epoch: u64, level: Level) {
+        self.queue.push((session, epoch, level));
+        self.gate.wake();
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.gate.wake();
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        self.heard.end();
+    }
 }
 
 impl Core {
@@ -50,11 +81,14 @@ impl Core {
     pub fn listen(&self, space: &Arc<Space>, session: &Arc<Speaker>, epoch: u64, hears: Hears) -> Result<(), Error> {
         session.section().speaks(epoch)?;
         let mut all = self.listeners.all.lock();
-        if !all.iter().any(|l| l.session.id == session.id && l.epoch == epoch && l.hears == hears) {
-            let (space, session) = (Arc::clone(space), Arc::clone(session));
-            all.push(Listener { space, session, epoch, hears, told: Level::Normal });
-        }
+        all.retain(|l| (l.session.id, l.epoch, l.hears) != (session.id, epoch, hears));
+        let (space, session) = (Arc::clone(space), Arc::clone(session));
+        all.push(Listener { space, session, epoch, hears, told: Level::Normal });
         Ok(())
+    }
+
+    pub fn heard(&self) -> Arc<Heard> {
+        Arc::clone(&self.listeners.heard)
     }
 
     pub(super) fn tell_levels(&self) {
@@ -64,7 +98,7 @@ impl Core {
         }
         self.listeners.next_at.store(now + PACE_MS * 1_000_000, Ordering::Relaxed);
         self.listeners.all.lock().retain_mut(|l| {
-            if l.space.is_fenced() || l.session.section().speaks(l.epoch).is_err() {
+            if self.spaces.get(l.space.options.id).is_none() || l.session.section().speaks(l.epoch).is_err() {
                 return false;
             }
             let level = l.space.level(now);
@@ -72,23 +106,10 @@ impl Core {
                 l.told = level;
                 match l.hears {
                     Hears::Frames => self.completions.push(Completion::Level(l.session.id, level)),
-                    Hears::Calls => {
-                        self.listeners.heard.push((l.session.id, level));
-                        self.listeners.gate.wake();
-                    }
+                    Hears::Calls => self.listeners.heard.push(l.session.id, l.epoch, level),
                 }
             }
             true
         });
-    }
-}
-
-impl Engine {
-    /// Waits at most `ms` for levels that speakers are to hear of: whose, and which.
-    pub fn next_levels(&self, ms: u64) -> Result<Vec<(SessionId, Level)>, Error> {
-        let listeners = &self.core.listeners;
-        listeners.gate.wait(std::time::Duration::from_millis(ms), || !listeners.heard.is_empty());
-        self.core.check_open()?;
-        Ok(std::iter::from_fn(|| listeners.heard.pop()).collect())
     }
 }

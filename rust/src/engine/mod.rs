@@ -22,7 +22,7 @@ mod workers;
 
 pub use calls::{Admission, Prepared};
 pub use core::{Core, Partition};
-pub use levels::Hears;
+pub use levels::{Heard, Hears};
 pub use open::{Damage, OpenReport};
 pub use reads::{AsOf, Found, Memory, Neighbours, Reading};
 pub use sessions::{Completion, Saying, Speech, Spoken};

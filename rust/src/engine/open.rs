@@ -128,6 +128,7 @@ impl Core {
             worker_restarts: AtomicU64::new(0),
             takeovers: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
+            quarantine_unkept: AtomicU64::new(0),
             scheduler,
             config,
             env,

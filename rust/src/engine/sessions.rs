@@ -11,6 +11,7 @@ use crate::records::{AckRun, FrameView, check_frame, check_items, encode_fault, 
 use crate::session::{Known, Priority, Session, SessionState, Token, Window};
 use crate::store::{Attached, Order, Piece, Space, Speaker};
 use crate::types::{Config, Durability, Generation, Metric, SessionId};
+use crate::wal::quarantined_with;
 
 /// What is known of a frame that was said.
 pub struct Saying {
@@ -239,9 +240,12 @@ impl Core {
             return Ok(Vec::new());
         }
         let known = session.section().window.find(first, hashes.len() as u64);
-        let view = space.view();
+        let (view, quarantined) = (space.view(), space.quarantined());
         for run in &known {
             let Some(generation) = run.generation else { continue };
+            if let Some(batch) = (0..run.count).find_map(|i| quarantined_with(&quarantined, generation.plus(i))) {
+                return Err(Error::Quarantined { reason: batch.reason.clone() });
+            }
             for i in 0..run.count {
                 let sequence = run.first + i;
                 let row = view.version(generation.plus(i), view.watermark()).inspect_err(|e| space.note_damage(e))?;
@@ -276,7 +280,7 @@ impl Core {
         frame: Vec<u8>,
     ) -> Result<Option<Vec<u8>>, Error> {
         let mut first = 0;
-        if session.section().begins_to_listen() {
+        if session.section().begins_to_listen(epoch) {
             self.listen(space, session, epoch, Hears::Frames)?;
         }
         let take = || {

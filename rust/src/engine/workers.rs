@@ -187,6 +187,7 @@ impl Engine {
             return Ok(());
         }
         self.core.closing.store(true, Ordering::SeqCst);
+        self.core.listeners.heard.end();
         let drained = self.drain() && self.close_logs();
         self.stop();
         self.core.refuse_checkpoints();

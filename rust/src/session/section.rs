@@ -176,9 +176,9 @@ impl<W> Section<W> {
         Ok(Placed { first, known, coming, fresh: count - known - coming })
     }
 
-    /// True once an epoch.
-    pub fn begins_to_listen(&mut self) -> bool {
-        !std::mem::replace(&mut self.listens, true)
+    /// True once an epoch, for its own speaker.
+    pub fn begins_to_listen(&mut self, epoch: u64) -> bool {
+        epoch == self.epoch && !std::mem::replace(&mut self.listens, true)
     }
 
     /// Whether a frame of a pipeline is one that followed a refused one: it is passed over in silence (S3).

@@ -175,9 +175,10 @@ impl Space {
         if quota == Quota::default() {
             return Ok(true);
         }
-        let view = self.view();
         let mut fits = true;
+        // The depth first: what is published in between is counted twice, never not at all.
         let others = (self.depth.observations() - permits.0, self.depth.bytes() - permits.1);
+        let view = self.view();
         for (what, most, used, new, others) in [
             ("memories", quota.memories, view.memories(), growth, others.0),
             ("bytes", quota.bytes, view.sealed_bytes() + self.unsealed_bytes(), permits.1, others.1),

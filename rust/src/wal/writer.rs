@@ -98,6 +98,8 @@ pub enum LogEvent {
         path: String,
         error: io::Error,
     },
+    /// What could not be applied could not be kept aside either.
+    NotKept,
     /// The side file of a poisoned partition is written, or could not be.
     Noted,
 }
@@ -367,8 +369,10 @@ impl LogWriter {
                 return Some(LogEvent::Noted);
             }
             if done.tag == KEEP {
-                // Kept or not: nobody waits for it, and who looks for the file sees.
-                continue;
+                if done.result.is_ok() {
+                    continue;
+                }
+                return Some(LogEvent::NotKept);
             }
             if self.dead {
                 continue;

@@ -180,6 +180,7 @@ impl Writer {
                 let cause = Error::io(&path, &error).to_string();
                 self.poison(partition, &cause);
             }
+            LogEvent::NotKept => drop(core.quarantine_unkept.fetch_add(1, Ordering::Relaxed)),
             LogEvent::Noted => {
                 if let Health::Failing(cause) = &self.health {
                     self.health = Health::Poisoned(cause.clone());

@@ -77,7 +77,8 @@ impl Writer {
     /// Drain and number, orders first, then round robin over the spaces that wait. True if more waits than went in.
     pub(super) fn fill(&mut self, core: &Core, partition: &Partition) -> bool {
         if !self.log_quarantines(core, partition) {
-            return true;
+            // What makes room steps the writer.
+            return false;
         }
         if self.building.items.is_empty() && !self.orders(core, partition) {
             return true;
@@ -273,16 +274,9 @@ impl Writer {
 
     /// Who dies, and the record in `scratch`; None if there is nobody.
     fn plan_forget(&mut self, space: &Space, wanted: &Wanted, purge: bool) -> Result<Option<Planned>, Error> {
-        let mut ids = self.dying_now(space, wanted)?;
+        let (ids, count) = self.dying_now(space, wanted)?;
         if ids.is_empty() {
             return Ok(None);
-        }
-        let count = ids.len() as u32;
-        if let Wanted::Key(key) = wanted {
-            // Should the key's owner never come to be, its predecessor must not come back.
-            let superseded = self.superseded_under_way(space);
-            let before = space.keys.history(key, space.numbered());
-            ids.splice(0..0, before.into_iter().filter(|v| superseded.contains(v)));
         }
         let generation = space.numbered().plus(1);
         let record = ForgetRecord { space: space.options.id, generation, ids, purge };
@@ -335,12 +329,13 @@ impl Writer {
         Ok(Some(Planned::Other))
     }
 
-    /// Those of the memories meant that live after everything numbered so far.
-    fn dying_now(&self, space: &Space, wanted: &Wanted) -> Result<Vec<Generation>, Error> {
+    /// Those of the memories meant that live after everything numbered so far, and how many. Named too, and not counted, are those that only
+    /// what is on its way supersedes: should that never come to be, they must not come back (O7).
+    fn dying_now(&self, space: &Space, wanted: &Wanted) -> Result<(Vec<Generation>, u32), Error> {
         let view = space.view();
         let mut found = match wanted {
             Wanted::Ids(ids) => ids.clone(),
-            Wanted::Key(key) => space.keys.at(key, space.numbered()).into_iter().collect(),
+            Wanted::Key(key) => space.keys.history(key, space.numbered()),
             Wanted::Matching { found, since, filter } => {
                 let mut found = found.clone();
                 let scope = Scope { upto: view.watermark(), filter: Some(filter), pulse: &|| Ok(()) };
@@ -366,10 +361,13 @@ impl Writer {
         let coming: BTreeSet<(Generation, Generation)> = self.under_way(space).map(rows).collect();
         let comes =
             |id: &Generation| coming.range(..=(*id, Generation(u64::MAX))).next_back().is_some_and(|r| *id < r.1);
-        found.retain(|id| !space.is_condemned(*id) && (view.lives(*id) || comes(id)));
+        let superseded = self.superseded_under_way(space, &self.quarantined_so_far(space, None));
+        found.retain(|id| view.lives(*id) || comes(id));
+        found.retain(|id| !space.is_condemned(*id) || superseded.contains(id));
         // More than a record names: who asked asks again.
         found.truncate(FORGET_IDS_MAX as usize);
-        Ok(found)
+        let count = found.iter().filter(|id| !space.is_condemned(**id)).count();
+        Ok((found, count as u32))
     }
 
     /// What is numbered of the space and not applied, with the time of its group.

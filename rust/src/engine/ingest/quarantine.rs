@@ -4,7 +4,7 @@
 //! not been, and a start that reads the log without the record meets nobody who relied on it. What was numbered before and superseded the
 //! batch supersedes its predecessor (`wal::stand_in`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::super::core::{Core, Partition};
@@ -15,40 +15,39 @@ use crate::env::Task;
 use crate::session::Stamp;
 use crate::store::{Batch, Piece, Space, Speaker, continues};
 use crate::types::{Generation, SpaceId};
-use crate::wal::{QuarantineRecord, Quarantined, Room, Said};
+use crate::wal::{QuarantineRecord, Quarantined, Room, Said, stand_in};
 
 impl Writer {
     /// Logs what is to be gone round. False: there is no room for it now; nothing else may be numbered before.
     pub(super) fn log_quarantines(&mut self, core: &Core, partition: &Partition) -> bool {
         while let Some((id, reason)) = self.to_quarantine.pop_front() {
-            let Some(mut waiting) = self.stuck.remove(&id) else { continue };
-            let logged = match waiting.pop_front() {
-                Some(due) => {
-                    let (due, logged) = self.log_quarantine(core, due, &reason);
-                    waiting.push_front(due);
-                    logged
-                }
-                None => true,
-            };
-            self.stuck.insert(id, waiting);
-            if !logged {
-                self.to_quarantine.push_front((id, reason));
-                core.scheduler.wake(Task::Maintenance);
-                if let Some(error) = partition.supply.error() {
-                    self.refuse_waiting(core, partition, &error);
-                }
-                return false;
+            // What waits behind it stays in sight: it may have superseded the batch.
+            let Some(due) = self.stuck.get_mut(&id).and_then(VecDeque::pop_front) else { continue };
+            let (due, room) = self.log_quarantine(core, due, &reason);
+            if let Some(waiting) = self.stuck.get_mut(&id) {
+                waiting.push_front(due);
             }
+            if room == Room::Here {
+                continue;
+            }
+            self.to_quarantine.push_front((id, reason));
+            core.scheduler.wake(Task::Maintenance);
+            if let Some(error) = partition.supply.error().filter(|_| room == Room::None) {
+                self.refuse_waiting(core, partition, &error);
+                self.refuse_orders(core, partition, &error);
+            }
+            return false;
         }
         true
     }
 
-    fn log_quarantine(&mut self, core: &Core, mut due: Due, reason: &str) -> (Due, bool) {
+    /// `Here`: it is logged. `Next`: not in this group. `None`: nowhere.
+    fn log_quarantine(&mut self, core: &Core, mut due: Due, reason: &str) -> (Due, Room) {
         let space = Arc::clone(&due.item.space);
         let (batch, first, supersedes) = match due.item.change {
             Change::Observe { batch, first, supersedes } => (batch, first, supersedes),
             // Not an observation: the log is poisoned.
-            _ => return (due, true),
+            _ => return (due, Room::Here),
         };
         let id = space.options.id;
         let (said, superseded) = (said_by(batch.speaker.as_ref()), superseded(&batch, first, &supersedes));
@@ -61,30 +60,43 @@ impl Writer {
         let full = !self.building.items.is_empty() && (body > core.config.group_bytes_max as u64 || room != Room::Here);
         if full || room == Room::None {
             due.item.change = Change::Observe { batch, first, supersedes };
-            return (due, false);
+            return (due, if room == Room::None { Room::None } else { Room::Next });
         }
         // Before the record: the port runs its jobs in order. Bytes that cannot be kept must not keep the others waiting.
         self.log.keep_records(id, first, records(id, &batch, first, &supersedes));
         self.building.builder.push(&self.scratch, None);
         give_back_keys(&space, &batch, first);
-        // Who was to die by the batch lives, unless what is on its way superseded the batch.
-        let superseded = self.superseded_under_way(&space);
-        space.reprieve(entry.superseded.iter().filter(|(item, _)| !superseded.contains(item)).map(|(_, old)| *old));
+        // Who was to die by the batch lives, unless what is on its way supersedes the batch.
+        let known = self.quarantined_so_far(&space, Some(&entry));
+        let superseded = self.superseded_under_way(&space, &known);
+        let freed = entry.superseded.iter().filter_map(|(item, _)| stand_in(&known, *item));
+        space.reprieve(freed.filter(|old| !superseded.contains(old)));
         space.reprieve((0..entry.count).map(|i| first.plus(i)));
         self.building.items.push(Item { space, change: Change::Quarantine(Box::new(entry)) });
         due.item.change = Change::Voided { batch, first, reason: reason.to_owned() };
-        (due, true)
+        (due, Room::Here)
     }
 }
 
 impl Writer {
-    /// Who dies by what is numbered and not applied.
-    pub(super) fn superseded_under_way(&self, space: &Space) -> BTreeSet<Generation> {
+    /// What is known of the space not to be applied: in the log, on its way there, and `new`.
+    pub(super) fn quarantined_so_far(&self, space: &Space, new: Option<&Quarantined>) -> Vec<Quarantined> {
+        let coming = self.items_under_way(space).filter_map(|(_, item)| match &item.change {
+            Change::Quarantine(batch) => Some(Quarantined::clone(batch)),
+            _ => None,
+        });
+        let mut all: Vec<_> = space.quarantined().iter().cloned().chain(coming).chain(new.cloned()).collect();
+        all.sort_by_key(|q| q.first);
+        all
+    }
+
+    /// Who dies by superseding that is numbered and not applied, as far as it is known what will not be.
+    pub(super) fn superseded_under_way(&self, space: &Space, known: &[Quarantined]) -> BTreeSet<Generation> {
         let lists = |item: &Item| match &item.change {
             Change::Observe { supersedes, .. } => supersedes.iter().flatten().map(|(_, old)| *old).collect(),
             _ => Vec::new(),
         };
-        self.items_under_way(space).flat_map(|(_, item)| lists(item)).collect()
+        self.items_under_way(space).flat_map(|(_, item)| lists(item)).filter_map(|old| stand_in(known, old)).collect()
     }
 }
 

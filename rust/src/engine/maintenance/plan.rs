@@ -59,10 +59,11 @@ impl PlannedSpace {
         let all = merged.map(|p| (&p.rows, &p.deaths)).chain(tail.map(|p| (&p.rows, &p.deaths)));
         let left_out = self.space.leaves_out(self.last_generation(), core.now(), &core.config);
         // From the end: where nothing is left of a part, its batch ends with the part before.
-        let (mut sources, mut ends) = (Vec::new(), false);
+        let (mut sources, mut ends, mut next) = (Vec::new(), false, None);
         for (rows, deaths) in all.collect::<Vec<_>>().into_iter().rev() {
             let left = thinned(rows, deaths, &left_out, ends);
-            self.space.remember(left_out_moments(rows, deaths, &left_out), inside(rows, left.as_ref()));
+            self.space.remember(left_out_moments(rows, deaths, &left_out), inside(rows, left.as_ref(), next));
+            next = Some(rows.first());
             ends = left.is_none();
             sources.extend(left);
         }
@@ -92,15 +93,21 @@ fn thinned(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut, ends:
     ThinnedRows::of(rows, |row| deaths.at(row, left_out.upto()).is_none_or(|death| !gone(row, death)), ends)
 }
 
-/// Generations inside a batch that the rows that are left do not say it of: left out, or the end of what is left of their batch.
-fn inside(rows: &Arc<dyn RowSource>, left: Option<&Arc<dyn RowSource>>) -> Vec<Generation> {
+/// Generations inside a batch that the rows that are left do not say it of: of rows that are left out, or that end what is left of their batch,
+/// and of voids behind them. `next`: the first generation of the part that follows.
+fn inside(rows: &Arc<dyn RowSource>, left: Option<&Arc<dyn RowSource>>, next: Option<Generation>) -> Vec<Generation> {
     if left.is_some_and(|left| Arc::ptr_eq(left, rows)) {
         return Vec::new();
     }
     // Damage is met, and told, by who copies the rows.
     let goes_on = |rows: &dyn RowSource, row| !rows.ends_batch(row).unwrap_or(true);
     let says = |row| left.and_then(|l| l.row_of(rows.generation_at(row)).map(|at| goes_on(&**l, at))) == Some(true);
-    (0..rows.rows()).filter(|row| goes_on(&**rows, *row) && !says(*row)).map(|row| rows.generation_at(row)).collect()
+    let upto = |row: usize| {
+        let follows = if row + 1 < rows.rows() { Some(rows.generation_at(row + 1)) } else { next };
+        follows.map_or(rows.generation_at(row).0 + 1, |g| g.0)
+    };
+    let all = (0..rows.rows()).filter(|row| goes_on(&**rows, *row) && !says(*row));
+    all.flat_map(|row| (rows.generation_at(row).0..upto(row)).map(Generation)).collect()
 }
 
 /// Generation and time of rows that are left out, the last of each time: `as_of` a time goes by them still (G5).

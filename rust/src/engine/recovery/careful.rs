@@ -5,6 +5,7 @@
 //! next. A careful start that finds a batch named for the third time catches it unseen.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::replayed::{Deed, Replayed};
 use crate::env::{File, Files, Operation};
@@ -25,47 +26,55 @@ pub(in crate::engine) enum Careful {
     Looking,
 }
 
-/// What a note says: the batch that was next, and how many starts have found it there.
+/// A batch, and how many starts have found it named.
 type Named = (SpaceId, Generation, u32);
 
+/// Bytes of a line of the note. The first names the batch that is next, each other one that was given up.
+const LINE: u64 = 64;
+
 struct Note {
-    path: String,
-    file: std::sync::Arc<dyn File>,
+    file: Arc<dyn File>,
     /// As the last start left it.
     found: Option<Named>,
+    given_up: std::cell::RefCell<Vec<Named>>,
     careful: bool,
 }
 
 impl Note {
-    /// A note of a start before is left as it is until this one names a batch.
-    fn begin(files: &dyn Files, dir: &str) -> Result<Self, Error> {
+    /// None where none can be written, on a full disk: a start must not fail for that, and finds nothing that ends it.
+    fn begin(files: &dyn Files, dir: &str) -> Option<Self> {
         let path = note_path(dir);
-        let (careful, found) = match files.read(&path) {
-            Ok(bytes) => (true, parse(&bytes).map(|(space, first, found)| (space, first, found + 1))),
-            Err(_) => (false, None),
-        };
-        let made = if careful { files.open(&path) } else { files.create(&path) };
-        let note = Self { file: made.map_err(|e| Error::io(&path, &e))?, path, found, careful };
-        if let Some(named) = note.found {
-            note.write(Some(named))?;
-        }
-        Ok(note)
+        let read = files.read(&path).ok();
+        let lines: Vec<Option<Named>> = read.iter().flat_map(|b| b.chunks(LINE as usize).map(parse)).collect();
+        let found = lines.first().copied().flatten().map(|(space, first, found)| (space, first, found + 1));
+        let given_up = lines.into_iter().skip(1).flatten().collect();
+        let file = if read.is_some() { files.open(&path) } else { files.create(&path) }.ok()?;
+        let note = Self { file, found, given_up: std::cell::RefCell::new(given_up), careful: read.is_some() };
+        // Room is taken now: later starts only write it over.
+        note.write(0, found).then_some(note)
     }
 
-    fn write(&self, named: Option<Named>) -> Result<(), Error> {
+    fn write(&self, line: u64, named: Option<Named>) -> bool {
         let text = named.map_or(String::new(), |(space, first, found)| format!("{} {} {found}", space.0, first.0));
-        // Always as long: what was there before is written over.
-        self.file.write_at(0, &[format!("{text:<63}\n").as_bytes()]).map_err(|e| Error::io(&self.path, &e))
+        self.file.write_at(line * LINE, &[format!("{text:<63}\n").as_bytes()]).is_ok()
     }
 
-    /// The batch is next. True: it has been named too often.
-    fn next(&self, space: SpaceId, first: Generation) -> Result<bool, Error> {
-        if !self.careful {
-            return Ok(false);
+    /// The batch is next. True: it has been named too often, now or by an earlier start.
+    fn next(&self, space: SpaceId, first: Generation) -> bool {
+        let same = |(s, g, _): &&Named| (*s, *g) == (space, first);
+        if !self.careful || self.given_up.borrow().iter().any(|n| same(&n)) {
+            return self.careful;
         }
-        let found = self.found.filter(|(s, g, _)| (*s, *g) == (space, first)).map_or(0, |(_, _, found)| found);
-        self.write(Some((space, first, found)))?;
-        Ok(found >= FOUND_MAX)
+        let found = self.found.as_ref().filter(same).map_or(0, |(_, _, found)| *found);
+        if found < FOUND_MAX {
+            self.write(0, Some((space, first, found)));
+            return false;
+        }
+        // Before anything else is named: this start may die of another.
+        let mut given_up = self.given_up.borrow_mut();
+        given_up.push((space, first, found));
+        self.write(given_up.len() as u64, given_up.last().copied());
+        true
     }
 }
 
@@ -79,8 +88,8 @@ pub(in crate::engine) fn end_note(files: &dyn Files, dir: &str) -> Result<(), Er
     files.remove(&path).map_err(|e| Error::io(&path, &e))
 }
 
-fn parse(bytes: &[u8]) -> Option<Named> {
-    let mut words = std::str::from_utf8(bytes).ok()?.split_whitespace();
+fn parse(line: &[u8]) -> Option<Named> {
+    let mut words = std::str::from_utf8(line).ok()?.split_whitespace();
     let named = (SpaceId(words.next()?.parse().ok()?), Generation(words.next()?.parse().ok()?));
     Some((named.0, named.1, words.next()?.parse().ok()?))
 }
@@ -97,13 +106,16 @@ impl Careful {
     ) -> Result<(Vec<QuarantineRecord>, bool), Error> {
         let mut caught = Vec::new();
         let starts = self == Self::Starting;
-        let note =
-            (starts && spaces.values().any(|s| !s.deeds.is_empty())).then(|| Note::begin(files, dir)).transpose()?;
+        let note = if starts && spaces.values().any(|s| !s.deeds.is_empty()) { Note::begin(files, dir) } else { None };
         for (id, seat) in spaces.iter_mut() {
-            for batch in seat.apply(*id, files, note.as_ref(), now)? {
+            for mut batch in seat.apply(*id, files, note.as_ref(), now)? {
                 if starts {
-                    let kept = keep_records(files, seed, partition, (*id, batch.first), &seat.records(*id, &batch));
-                    kept.map_err(|e| Error::io("quarantine", &e))?;
+                    let records = seat.records(*id, &batch);
+                    // A full disk must not keep the partition from starting: what could not be kept is told.
+                    if let Err(e) = keep_records(files, seed, partition, (*id, batch.first), &records) {
+                        batch.reason = format!("{} (and its bytes could not be kept: {e})", batch.reason);
+                        seat.tell(&batch);
+                    }
                 }
                 caught.push(QuarantineRecord { space: *id, batch });
             }
@@ -124,48 +136,45 @@ impl Replayed {
     ) -> Result<Vec<Quarantined>, Error> {
         let mut caught = Vec::new();
         self.quarantined.sort_by_key(|q| q.first);
-        // Each time round one more is known that cannot be applied.
-        while let Some((at, reason)) = self.apply_all(id, files, note)? {
+        self.delta.quarantined = Arc::new(self.quarantined.clone());
+        // Where the batch at hand begins, and how much was there before it; whether it goes on.
+        let (mut at, mut begun, mut goes_on) = (0, (0, self.delta.begin()), false);
+        while let Some(done) = self.deeds.get(at) {
+            let Some(rows) = rows_of(&done.deed) else {
+                done.apply(&mut self.delta, |_| Ok(()))?;
+                at += 1;
+                continue;
+            };
+            if !goes_on {
+                begun = (at, self.delta.begin());
+            }
+            let failed = if self.delta.goes_round(rows.first) {
+                done.apply(&mut self.delta, |_| Ok(())).err().map(|e| e.to_string())
+            } else if note.is_some_and(|note| note.next(id, rows.first)) {
+                Some("the process ended each time it was applied at a start".to_owned())
+            } else {
+                let reached = |frame: &[u8]| files.reached(Operation::Apply, frame).map_err(|e| Error::io("apply", &e));
+                self.delta.attempt(|delta| done.apply(delta, reached)).err()
+            };
+            let Some(reason) = failed else {
+                (at, goes_on) = (at + 1, rows.continues);
+                continue;
+            };
+            // From the batch's begin again, round it.
             let batch = self.batch_around(at, reason, now);
+            self.delta.take_back(&begun.1);
+            (at, goes_on) = (begun.0, false);
             let place = self.quarantined.partition_point(|q| q.first < batch.first);
             self.quarantined.insert(place, batch.clone());
+            Arc::make_mut(&mut self.delta.quarantined).insert(place, batch.clone());
             caught.push(batch);
         }
         Ok(caught)
     }
 
-    /// Which deed could not be done, and why; None: all are.
-    fn apply_all(
-        &mut self,
-        id: SpaceId,
-        files: &dyn Files,
-        note: Option<&Note>,
-    ) -> Result<Option<(usize, String)>, Error> {
-        self.delta.quarantined = std::sync::Arc::new(self.quarantined.clone());
-        let (before, purging) = (self.delta.begin(), self.delta.purging.clone());
-        for (at, done) in self.deeds.iter().enumerate() {
-            let failed = match &done.deed {
-                Deed::Rows { first, .. } if !self.delta.goes_round(*first) => {
-                    if note.map_or(Ok(false), |note| note.next(id, *first))? {
-                        Some("the process ended each time it was applied at a start".to_owned())
-                    } else {
-                        let reached =
-                            |frame: &[u8]| files.reached(Operation::Apply, frame).map_err(|e| Error::io("apply", &e));
-                        self.delta.attempt(|delta| done.apply(delta, reached)).err()
-                    }
-                }
-                _ => {
-                    done.apply(&mut self.delta, |_| Ok(()))?;
-                    None
-                }
-            };
-            if let Some(reason) = failed {
-                self.delta.take_back(&before);
-                self.delta.purging = purging;
-                return Ok(Some((at, reason)));
-            }
-        }
-        Ok(None)
+    /// The batch's reason has changed.
+    fn tell(&mut self, batch: &Quarantined) {
+        self.quarantined.iter_mut().filter(|q| q.first == batch.first).for_each(|q| q.clone_from(batch));
     }
 
     /// The whole batch that a deed belongs to: the frames before it that go on, and those that it goes on with.
