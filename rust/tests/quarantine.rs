@@ -374,3 +374,54 @@ fn a_full_disk_does_not_stop_a_start() {
         }
     }
 }
+
+/// D10: no room is left for the record. The partition waits without work, forgets and observations hear of the full disk, and with space
+/// again all goes on.
+#[test]
+fn a_full_disk_keeps_the_record_waiting() {
+    let full = || {
+        let rig = Rig::new(Config { checkpoint_log_bytes: 1 << 40, ..rig().core.config.clone() });
+        rig.create("s", Durability::Sync);
+        rig.create("t", Durability::Sync);
+        rig.observe("t", &[1]).unwrap();
+        rig.turns(50);
+        rig.faults.add(Rule { path: Some("spare".to_owned()), ..Rule::new(Operation::Create, Action::Fail(28)) });
+        rig
+    };
+    let forget = |rig: &Rig, name: &str| {
+        let space = rig.core.space(name).unwrap();
+        rig.core.submit_forget(&space, Wanted::Ids(vec![Generation(1)]), false).unwrap().ok().unwrap()
+    };
+    // How many go in until the spares and the reserve, which a forget takes, are full.
+    let fill = |rig: &Rig, most: u64| {
+        let (mut stored, mut reserve) = (0, false);
+        while stored < most {
+            match answer(rig, &rig.push("s", &[5]).unwrap()) {
+                Ok(_) => stored += 1,
+                Err(error) if !reserve => {
+                    assert_eq!(error.code(), "DISK_FULL");
+                    answer(rig, &forget(rig, "s")).unwrap();
+                    reserve = true;
+                }
+                Err(_) => break,
+            }
+        }
+        stored
+    };
+    let most = fill(&full(), u64::MAX);
+    let rig = full();
+    assert_eq!(fill(&rig, most - 1), most - 1);
+    poison(&rig, 100, u64::MAX, Action::Panic);
+    let bad = rig.push("s", &[100]).unwrap();
+    rig.turns(50);
+    assert!(bad.outcome().is_none());
+    rig.core.step_partition(0);
+    assert!(!rig.core.partitions[0].is_due(), "nothing to do at once");
+    let other = forget(&rig, "t");
+    assert_eq!(answer(&rig, &other).unwrap_err().code(), "DISK_FULL");
+    assert_eq!(answer(&rig, &rig.push("t", &[7]).unwrap()).unwrap_err().code(), "DISK_FULL");
+    rig.faults.clear();
+    poison(&rig, 100, u64::MAX, Action::Panic);
+    assert_eq!(answer(&rig, &bad).unwrap_err().code(), "QUARANTINED");
+    rig.observe("t", &[8]).unwrap();
+}

@@ -96,7 +96,8 @@ impl Partition {
         self.writer.announce();
     }
 
-    pub(super) fn is_due(&self) -> bool {
+    /// Whether there is something to do for the writer that nobody has begun.
+    pub fn is_due(&self) -> bool {
         self.writer.is_due()
     }
 }
