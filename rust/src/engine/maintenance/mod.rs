@@ -31,6 +31,8 @@ use crate::wal::{Supply, SupplyWork};
 /// Blocks checked in one job, and the pause between jobs: at most 25 MB/s, only when idle.
 const SCRUB_BLOCKS: usize = 64;
 const SCRUB_PACE_MS: u64 = 40;
+/// A merge's turn between two seals is as long as the last seal took, and at most so long.
+const MERGE_TURN_NANOS: u64 = 200_000_000;
 /// Between two looks for what expires.
 const EXPIRE_PACE_MS: u64 = 60_000;
 
@@ -61,8 +63,10 @@ pub(in crate::engine) struct Maintenance {
     work: Option<Work>,
     /// Jobs and their next steps, held up by something more urgent: a merge by a seal, either by segments.
     paused: Vec<(Box<SealJob>, Job)>,
-    /// Steps that a merge may take before the next seal, as many as the last seal took: seals without end must not keep it from ending.
-    merge_steps: u32,
+    /// A merge that waits goes before the next seal until then, and for one step: seals without end must not keep it from ending, nor its steps
+    /// those who wait for a seal.
+    merge_until: u64,
+    merge_owed: bool,
     next_tag: u64,
     requests: VecDeque<Request>,
     retry_at: u64,
@@ -144,7 +148,9 @@ impl Maintenance {
                 }
             }
             Ok(Progress::Done) => {
-                self.merge_steps = if job.merges() { 0 } else { job.steps };
+                let (now, sealed) = (core.now(), !job.merges());
+                self.merge_owed = sealed;
+                self.merge_until = if sealed { now + (now - job.begun).min(MERGE_TURN_NANOS) } else { 0 };
                 self.last_error = None;
                 self.seals += 1;
                 self.answer(&Ok(()));
@@ -213,8 +219,8 @@ impl Maintenance {
             return true;
         }
         let merge_waits = self.paused.last().is_some_and(|(job, _)| job.merges());
-        let owed = merge_waits && self.merge_steps > 0;
-        self.merge_steps = self.merge_steps.saturating_sub(u32::from(owed));
+        let owed = merge_waits && (self.merge_owed || core.now() < self.merge_until);
+        self.merge_owed &= !owed;
         let may_seal = !owed && (self.paused.is_empty() || merge_waits) && core.now() >= self.retry_at;
         if may_seal && self.seal(core) {
             return true;

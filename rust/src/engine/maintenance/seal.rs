@@ -52,7 +52,8 @@ enum Stage {
 pub(super) struct SealJob {
     pub(super) partition: usize,
     merge: bool,
-    pub(super) steps: u32,
+    /// When it was planned.
+    pub(super) begun: u64,
     spaces: Vec<PlannedSpace>,
     position: LogPosition,
     committed_at: i64,
@@ -80,7 +81,7 @@ impl SealJob {
         let mut job = Self {
             partition: partition.index,
             merge: matches!(goal, Goal::MergeOwn(..) | Goal::MergeShared(_) | Goal::Rewrite(..)),
-            steps: 0,
+            begun: core.now(),
             spaces,
             position,
             committed_at,
@@ -159,7 +160,6 @@ impl SealJob {
     /// Takes the result of the last job and says what comes next.
     pub(super) fn advance(&mut self, core: &Core, result: Output) -> Result<Progress, Error> {
         let partition = &core.partitions[self.partition];
-        self.steps += 1;
         match &self.stage {
             Stage::Files => {
                 if let Some(job) = self.next_file_job(core, partition, result)? {
