@@ -12,7 +12,7 @@ use crate::error::Error;
 
 const FILL: usize = 1 << 20;
 /// Synced after each so many bytes: a log's sync never waits for more than this behind it.
-const SYNC_EVERY: u64 = 8 << 20;
+const SYNC_EVERY: u64 = 2 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spare {
