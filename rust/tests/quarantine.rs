@@ -29,6 +29,17 @@ fn again(rig: &Rig) -> Rig {
     Rig::over(rig.core.config.clone(), MemoryFiles::with_state(rig.files.state(), 0, false))
 }
 
+/// Three memories in a log, and the space's id.
+fn three() -> (Rig, u64) {
+    let first = rig();
+    first.create("s", Durability::Sync);
+    for uid in 1..=3 {
+        first.observe("s", &[uid]).unwrap();
+    }
+    let id = first.core.space("s").unwrap().options.id.0;
+    (first, id)
+}
+
 fn keyed(rig: &Rig, uids: &[u64]) -> Arc<Ticket<Committed>> {
     let space = rig.core.space("s").unwrap();
     let prepared = rig.core.prepare(&space, frame(uids, false, true)).unwrap();
@@ -307,12 +318,7 @@ fn a_start_goes_round_it_too() {
 /// A start that finds the note of one that died writes down what is next; named a third time, it is caught unseen.
 #[test]
 fn careful_starts_find_what_ends_the_process() {
-    let first = rig();
-    first.create("s", Durability::Sync);
-    for uid in 1..=3 {
-        first.observe("s", &[uid]).unwrap();
-    }
-    let id = first.core.space("s").unwrap().options.id.0;
+    let (first, id) = three();
     for (note, there) in
         [("", 3), ("torn", 3), (&*format!("{id} 2 0"), 3), (&format!("{id} 2 1"), 3), (&format!("{id} 2 2"), 2)]
     {
@@ -329,12 +335,7 @@ fn careful_starts_find_what_ends_the_process() {
 /// Two that end the process, one after the other: the first that was given up is not met again.
 #[test]
 fn careful_starts_remember_what_they_gave_up() {
-    let first = rig();
-    first.create("s", Durability::Sync);
-    for uid in 1..=3 {
-        first.observe("s", &[uid]).unwrap();
-    }
-    let id = first.core.space("s").unwrap().options.id.0;
+    let (first, id) = three();
     let line = |text: String| format!("{text:<63}\n");
     // The last start had given up 1, named 3, and died.
     let note = line(format!("{id} 3 0")) + &line(format!("{id} 1 3"));

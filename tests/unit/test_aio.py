@@ -85,3 +85,31 @@ async def test_a_cancelled_wait_leaves_the_engine_well() -> None:
         stored = {memory.memory_id async for memory in notes.list()}
         assert len(acknowledged) >= 10
         assert acknowledged <= stored
+
+
+async def test_levels_quotas_and_quarantine_reach_coroutines(tmp_path: Path) -> None:
+    """P5, O7: each by its effect; the callback runs on the loop."""
+    async with await aio.open(tmp_path / "d", limits={"partitions": 1, "queue_observations_max": 100}) as engine:
+        notes = await engine.space("notes", dim=2)
+        session = await notes.session()
+        heard: asyncio.Queue[tuple[str, int, bool]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        await session.on_pressure(
+            lambda level, size: heard.put_nowait((level, size, asyncio.get_running_loop() is loop))
+        )
+        inject = engine._engine._core.inject
+        inject("sync@GroupSync=delay200")
+        await notes.observe_batch(vectors=np.ones((85, 2)))
+        assert await asyncio.wait_for(heard.get(), 10) == ("CRITICAL", 1024, True)
+        assert await asyncio.wait_for(heard.get(), 10) == ("NORMAL", 256, True)
+        await session.on_pressure(None)
+        inject("")
+        inject("apply:poison=panic")
+        with pytest.raises(engram.Quarantined):
+            await notes.observe("poison")
+        [batch] = await notes.quarantined()
+        assert [memory.text for memory in await notes.read_quarantined(batch.memory_ids[0])] == ["poison"]
+        await notes.set_quota(memories=85)
+        with pytest.raises(engram.QuotaExceeded):
+            await notes.observe("one too many")
+        await session.close()

@@ -14,14 +14,14 @@ use super::ingest::Writer;
 use super::levels::Listeners;
 use super::maintenance::Maintenance;
 use super::recovery::{Careful, PartitionState, end_note, read_partition};
-use crate::env::{Env, Files, LockError, Port, Scheduler, Site, Task};
+use crate::env::{Env, Files, LockError, Port, Scheduler, Task};
 use crate::error::Error;
 use crate::queue::{Completions, Pool, Turn};
 use crate::store::{Delta, Spaces};
 use crate::types::codec::Seed;
 use crate::types::{Config, Durability, Generation, LogPosition, PartitionId};
 use crate::wal::{
-    LogWriter, Manifest, NewSegment, Record, Recovered, Said, Spare, Supply, VoidRecord, recover, restamp,
+    LogWriter, Manifest, NewSegment, Record, Recovered, Said, Spare, Supply, VoidRecord, keep_aside, recover, restamp,
 };
 
 /// Generations a renewed incarnation burns (D11).
@@ -331,17 +331,7 @@ impl Opener<'_> {
             if known {
                 continue;
             }
-            let tmp = format!("{copy}.tmp");
-            let copied = files.read(path).and_then(|bytes| {
-                let file = files.create(&tmp)?;
-                file.write_at(0, &[&bytes])?;
-                file.sync(Site::QuarantineSync)?;
-                files.rename(&tmp, &copy, Site::QuarantineSync)?;
-                files.sync_dir("quarantine", Site::QuarantineSync)
-            });
-            if copied.is_err() {
-                let _ = files.remove(&tmp);
-            }
+            let _ = files.read(path).and_then(|bytes| keep_aside(files, &copy, &bytes));
         }
     }
 }

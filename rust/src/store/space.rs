@@ -369,6 +369,12 @@ impl Space {
         Arc::make_mut(&mut self.state.lock().quarantined).push(batch);
     }
 
+    /// Those of them that are numbered to die, under one lock.
+    pub fn condemned(&self, ids: &[Generation]) -> HashSet<Generation> {
+        let dying = self.dying.lock();
+        ids.iter().filter(|id| dying.contains(id)).copied().collect()
+    }
+
     pub fn is_condemned(&self, id: Generation) -> bool {
         self.dying.lock().contains(&id)
     }

@@ -22,7 +22,7 @@ pub use checkpoint::{
 pub use format::{GROUP_ALIGN, GROUP_HEADER, GroupHeader, SEGMENT_HEADER, SegmentHeader, group_len};
 pub use manifest::{MANIFEST_PATH, Manifest, partition_dir};
 pub use quarantine::{
-    QuarantineRecord, Quarantined, keep_records, kept_records, quarantine_path, quarantined_with, stand_in,
+    QuarantineRecord, Quarantined, keep_aside, keep_records, kept_records, quarantine_path, quarantined_with, stand_in,
 };
 pub use record::{
     CloseRecord, ExpiryRecord, ForgetRecord, ObserveRecord, PurgedRecord, Record, RecordKind, Said, SessionEvent,

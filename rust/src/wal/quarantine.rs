@@ -112,13 +112,20 @@ pub fn keep_records(
     records: &[u8],
 ) -> io::Result<Output> {
     let path = quarantine_path(space, first);
+    keep_aside(files, &path, &small_file(MAGIC, seed, partition, first.0, records)).map(|()| Output::Nothing)
+}
+
+/// Puts a file into `quarantine/`, whole or not at all: half of one only takes room.
+pub fn keep_aside(files: &dyn Files, path: &str, bytes: &[u8]) -> io::Result<()> {
     let tmp = format!("{path}.tmp");
-    let file = files.create(&tmp)?;
-    file.write_at(0, &[&small_file(MAGIC, seed, partition, first.0, records)])?;
-    file.sync(Site::QuarantineSync)?;
-    files.rename(&tmp, &path, Site::QuarantineSync)?;
-    files.sync_dir("quarantine", Site::QuarantineSync)?;
-    Ok(Output::Nothing)
+    let write = || {
+        let file = files.create(&tmp)?;
+        file.write_at(0, &[bytes])?;
+        file.sync(Site::QuarantineSync)?;
+        files.rename(&tmp, path, Site::QuarantineSync)?;
+        files.sync_dir("quarantine", Site::QuarantineSync)
+    };
+    write().inspect_err(|_| drop(files.remove(&tmp)))
 }
 
 /// The records of a kept file.

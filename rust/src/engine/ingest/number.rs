@@ -180,8 +180,7 @@ impl Writer {
     /// A record a piece. Returns who is superseded by each.
     fn encode(&mut self, space: &Space, batch: &Batch, first: Generation) -> Vec<Vec<(u32, Generation)>> {
         let id = space.options.id;
-        let mut said =
-            batch.speaker.as_ref().map_or(Said::default(), |(s, stamp)| Said { session: s.id, first: stamp.first });
+        let mut said = said_by(batch);
         let (mut at, mut all) = (first, Vec::with_capacity(batch.pieces.len()));
         for (i, piece) in batch.pieces.iter().enumerate() {
             self.scratch.clear();
@@ -363,10 +362,11 @@ impl Writer {
             |id: &Generation| coming.range(..=(*id, Generation(u64::MAX))).next_back().is_some_and(|r| *id < r.1);
         let superseded = self.superseded_under_way(space, &self.quarantined_so_far(space, None));
         found.retain(|id| view.lives(*id) || comes(id));
-        found.retain(|id| !space.is_condemned(*id) || superseded.contains(id));
+        let condemned = space.condemned(&found);
+        found.retain(|id| !condemned.contains(id) || superseded.contains(id));
         // More than a record names: who asked asks again.
         found.truncate(FORGET_IDS_MAX as usize);
-        let count = found.iter().filter(|id| !space.is_condemned(**id)).count();
+        let count = found.iter().filter(|id| !condemned.contains(id)).count();
         Ok((found, count as u32))
     }
 
@@ -403,6 +403,11 @@ enum Planned {
     /// How many of those it names it is told to have forgotten.
     Forget(Generation, Vec<Generation>, u32),
     Other,
+}
+
+/// Whose observations a batch holds.
+pub(super) fn said_by(batch: &Batch) -> Said {
+    batch.speaker.as_ref().map_or(Said::default(), |(s, stamp)| Said { session: s.id, first: stamp.first })
 }
 
 /// A piece's record without its frame, which is handed back.

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use super::super::core::{Core, Partition};
 use super::Writer;
 use super::apply::Due;
-use super::number::{Change, Item, put_piece};
+use super::number::{Change, Item, put_piece, said_by};
 use crate::env::Task;
-use crate::session::Stamp;
-use crate::store::{Batch, Piece, Space, Speaker, continues};
+use crate::store::{Batch, Piece, Space, continues};
 use crate::types::{Generation, SpaceId};
-use crate::wal::{QuarantineRecord, Quarantined, Room, Said, stand_in};
+use crate::wal::{QuarantineRecord, Quarantined, Room, stand_in};
 
 impl Writer {
     /// Logs what is to be gone round. False: there is no room for it now; nothing else may be numbered before.
@@ -50,7 +49,7 @@ impl Writer {
             _ => return (due, Room::Here),
         };
         let id = space.options.id;
-        let (said, superseded) = (said_by(batch.speaker.as_ref()), superseded(&batch, first, &supersedes));
+        let (said, superseded) = (said_by(&batch), superseded(&batch, first, &supersedes));
         let at = core.env.clock.wall_micros().max(self.log.committed_at());
         let entry = Quarantined { first, count: batch.permits().0, at, said, superseded, reason: reason.to_owned() };
         self.scratch.clear();
@@ -100,10 +99,6 @@ impl Writer {
     }
 }
 
-fn said_by(speaker: Option<&(Arc<Speaker>, Stamp)>) -> Said {
-    speaker.map_or(Said::default(), |(session, stamp)| Said { session: session.id, first: stamp.first })
-}
-
 /// Item and predecessor, of all pieces.
 fn superseded(
     batch: &Batch,
@@ -120,7 +115,7 @@ fn superseded(
 
 /// The batch as the log has it.
 fn records(id: SpaceId, batch: &Batch, first: Generation, supersedes: &[Vec<(u32, Generation)>]) -> Vec<u8> {
-    let (mut out, mut at, mut said) = (Vec::new(), first, said_by(batch.speaker.as_ref()));
+    let (mut out, mut at, mut said) = (Vec::new(), first, said_by(batch));
     for (i, (piece, supersedes)) in batch.pieces.iter().zip(supersedes).enumerate() {
         if let Some(frame) = put_piece(&mut out, id, said, continues(&batch.pieces, i), at, piece, supersedes) {
             out.extend_from_slice(frame);
