@@ -383,7 +383,10 @@ fn history_expires_by_a_record() {
         asked.outcome().unwrap().unwrap();
     };
     checkpoint();
-    let rows = || rig.core.space_stats(&space).sealed_rows;
+    let rows = || {
+        let stats = rig.core.space_stats(&space);
+        stats.sealed_rows + stats.history_rows
+    };
     let at = |core: &Core, generation| {
         let reading = Reading { as_of: Some(AsOf::Generation(generation)), ..Reading::default() };
         core.count(&core.space("a").unwrap(), reading)

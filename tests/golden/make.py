@@ -1,6 +1,8 @@
-"""Make the golden directory of this format version: `vN.tar.xz`, and what it holds, `vN.json`.
+"""Make the golden directory of the newest format version: `vN.tar.xz`, and what it holds, `vN.json`.
 
-Run once a version, when it freezes; what is there is never made again. Needs a build with the fault hooks (`make dev`).
+Version 2 has history files, and batches whose last row was purged.
+Run once a version, when it freezes; what is there is never made again.
+Needs a build with the fault hooks (`make dev`).
 """
 
 import io
@@ -18,6 +20,7 @@ import numpy as np
 import engram
 
 GOLDEN = Path(__file__).resolve().parent
+VERSION = 2
 LIMITS = {
     "partitions": 2,
     "segment_bytes_first": 16 << 10,
@@ -54,6 +57,9 @@ def first_life(path: str) -> None:
     far.observe_batch(vectors=vectors(0, 60, 2), texts=["x" * 200] * 60)
     engine.checkpoint()
     far.observe_batch(vectors=vectors(60, 60, 2), texts=["y" * 200] * 60)
+    engine.checkpoint()
+    far.forget(range(1, 60, 2))
+    far.forget([120, 60], purge=True)
     engine.checkpoint()
     engine._core.inject("apply:poison=panic")
     try:
@@ -131,11 +137,11 @@ def described(space: engram.Space) -> dict[str, object]:
 
 def main() -> None:
     """Make both files, if they are not there."""
-    archive, expected = GOLDEN / "v1.tar.xz", GOLDEN / "v1.json"
+    archive, expected = GOLDEN / f"v{VERSION}.tar.xz", GOLDEN / f"v{VERSION}.json"
     if archive.exists():
         sys.exit(f"{archive} is there: a frozen version stays as it is")
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "v1"
+        path = Path(scratch) / f"v{VERSION}"
         killed = subprocess.run([sys.executable, __file__, str(path)], check=False)
         assert killed.returncode == -signal.SIGKILL
         found = second_life(path)

@@ -227,3 +227,27 @@ def test_after_the_end(tmp_path: Path) -> None:
     engine.close()
     with pytest.raises(engram.Closed):
         space.forget(where={"a": 1})
+
+
+def test_superseded_versions_leave_the_files_that_recalls_read(tmp_path: Path) -> None:
+    for life in range(2):
+        with engram.open(tmp_path / "d", limits=LIMITS) as engine:
+            space = engine.space("s", dim=2)
+            for version in range(life * 20, life * 20 + 20):
+                space.observe_batch(
+                    texts=[f"{number} in version {version}" for number in range(50)],
+                    vectors=[[1, number] for number in range(50)],
+                    keys=[str(number) for number in range(50)],
+                )
+            until = time.monotonic() + 20
+            engine.checkpoint()
+            while (stats := space.stats())["sealed_rows"] > 100 and time.monotonic() < until:
+                engine.checkpoint()
+            assert stats["sealed_rows"] <= 100 < stats["history_rows"], stats
+            assert stats["sealed_rows"] + stats["history_rows"] == 1_000 * (life + 1)
+            for version in (0, 7, life * 20 + 19):
+                then = space.list(as_of=50 * version + 50)
+                assert [memory.text for memory in then] == [f"{n} in version {version}" for n in range(50)]
+            assert [memory.text for memory in space.list()] == [f"{n} in version {version}" for n in range(50)]
+            assert len(space.history("7")) == 20 * (life + 1)
+    assert engram.verify(tmp_path / "d")["damage"] == []

@@ -60,6 +60,7 @@ pub(crate) fn space_stats(py: Python<'_>, s: SpaceStats) -> PyResult<Bound<'_, P
         ("unsealed_bytes", s.unsealed_bytes),
         ("sealed_bytes", s.sealed_bytes),
         ("sealed_rows", s.sealed_rows),
+        ("history_rows", s.history_rows),
         ("sealed_parts", s.sealed_parts),
         ("purging", s.purging),
         ("tail_parts", s.tail_parts),

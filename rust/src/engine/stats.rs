@@ -19,6 +19,7 @@ pub struct SpaceStats {
     pub sealed_bytes: u64,
     pub quota: Quota,
     pub sealed_rows: u64,
+    pub history_rows: u64,
     pub sealed_parts: u64,
     /// Rows whose bytes are still to be removed.
     pub purging: u64,
@@ -85,7 +86,8 @@ impl Core {
             sealed_bytes: view.sealed_bytes(),
             quota: space.quota(),
             sealed_rows: view.sealed().iter().map(|p| p.place.rows).sum(),
-            sealed_parts: view.sealed().len() as u64,
+            history_rows: view.history().iter().map(|p| p.place.rows).sum(),
+            sealed_parts: view.filed().count() as u64,
             purging: state.purging.len() as u64,
             tail_parts: view.tail_parts() as u64,
             snapshots: space.pins.len() as u64,
@@ -97,7 +99,7 @@ impl Core {
             degraded: state
                 .degraded
                 .or_else(|| space.damage())
-                .or_else(|| view.sealed().iter().any(|p| !p.sound).then(|| "a sealed file is damaged".to_owned())),
+                .or_else(|| view.filed().any(|p| !p.sound).then(|| "a sealed file is damaged".to_owned())),
         }
     }
 

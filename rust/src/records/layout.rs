@@ -1,7 +1,7 @@
 //! How a sealed file is laid out: header, sections of a space, directory (`docs/design/log-and-files.md`). Written by `seal`, read by `sealed`.
 
 use crate::types::codec::{Cursor, Seed, Stamp, StampError, put_u32, put_u64};
-use crate::types::{FileId, Generation, PartitionId, SpaceId};
+use crate::types::{FORMAT_VERSION, FileId, Generation, PartitionId, SpaceId};
 
 /// Marks in the end of a row's text.
 pub(super) const HAS_TEXT: u64 = 1 << 63;
@@ -100,7 +100,7 @@ impl FileHeader {
     /// One block, and its checksum, by which a checkpoint knows the file.
     pub(super) fn encode(&self, seed: Seed) -> (Vec<u8>, u64) {
         let mut out = Vec::with_capacity(BLOCK);
-        Stamp::put(&mut out, MAGIC);
+        Stamp::put(&mut out, MAGIC, FORMAT_VERSION);
         put_u32(&mut out, self.partition.0);
         put_u32(&mut out, BLOCK as u32);
         for v in [self.id.0, self.body, self.table, self.directory.0, self.directory.1, self.table_checksum] {
@@ -118,7 +118,7 @@ impl FileHeader {
         partition: PartitionId,
         id: FileId,
     ) -> Result<(Self, u64), StampError> {
-        Stamp::check(bytes, MAGIC)?;
+        Stamp::check(bytes, MAGIC, FORMAT_VERSION)?;
         let block = bytes.get(..BLOCK).ok_or(StampError::Damaged)?;
         let (plain, sum) = block.split_at(BLOCK - 8);
         let expected = Self::block_checksum(seed, partition, id, 0, plain);

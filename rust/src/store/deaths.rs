@@ -3,8 +3,10 @@
 //! Deaths are set under the space's `growing` lock before the view that knows of them is swapped in; a reader at W counts only those ≤ W,
 //! which its view's load has made visible, and does not care whether it sees a later one (Relaxed). A death is set once: the first in log
 //! order stays (`rust/tests/loom.rs`). Room is taken when the first row of a part dies.
+//!
+//! `dead` and `last` sum up: how many died, and when the last did. `last` is raised before `dead` (Release, Acquire), so whoever counts all
+//! rows among the dead knows the last death.
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use engram_kernels::sync::{AtomicU64, Ordering};
@@ -14,18 +16,46 @@ use crate::types::Generation;
 #[derive(Debug)]
 pub struct Deaths {
     rows: usize,
+    dead: AtomicU64,
+    last: AtomicU64,
     at: OnceLock<Box<[AtomicU64]>>,
 }
 
 impl Deaths {
     pub fn new(rows: usize) -> Self {
-        Self { rows, at: OnceLock::new() }
+        Self { rows, dead: AtomicU64::new(0), last: AtomicU64::new(0), at: OnceLock::new() }
+    }
+
+    /// Of rows that cannot be read, and had all died by then.
+    pub fn unknown(by: Generation) -> Self {
+        Self { last: AtomicU64::new(by.0), ..Self::new(0) }
     }
 
     /// The row died at `death`; false if it was dead.
     pub fn set(&self, row: usize, death: Generation) -> bool {
         let all = self.at.get_or_init(|| (0..self.rows).map(|_| AtomicU64::new(0)).collect());
-        all[row].compare_exchange(0, death.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        if all[row].compare_exchange(0, death.0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        self.last.fetch_max(death.0, Ordering::Relaxed);
+        self.dead.fetch_add(1, Ordering::Release);
+        true
+    }
+
+    /// The last death so far.
+    pub fn last(&self) -> Generation {
+        Generation(self.last.load(Ordering::Relaxed))
+    }
+
+    pub fn dead(&self) -> u64 {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// Whether every row had died by `upto`, and some did: nobody who looks there needs them.
+    pub fn all_by(&self, upto: Generation) -> bool {
+        let dead = self.dead();
+        let last = self.last.load(Ordering::Relaxed);
+        dead == self.rows as u64 && last != 0 && last <= upto.0
     }
 
     pub fn any(&self) -> bool {
@@ -40,6 +70,10 @@ impl Deaths {
 
     /// How many of the first `rows` rows are dead at `upto`.
     pub fn count(&self, rows: usize, upto: Generation) -> u64 {
+        let dead = self.dead();
+        if dead == 0 || rows == self.rows && self.last.load(Ordering::Relaxed) <= upto.0 {
+            return dead;
+        }
         let all = self.at.get().map_or(&[][..], |all| &all[..rows]);
         all.iter().map(|d| d.load(Ordering::Relaxed)).filter(|d| *d != 0 && *d <= upto.0).count() as u64
     }
@@ -49,29 +83,6 @@ impl Deaths {
         let all = self.at.get().map_or(&[][..], |all| &all[..]);
         let deaths = all.iter().map(|d| d.load(Ordering::Relaxed)).enumerate();
         deaths.filter(move |(_, d)| *d != 0 && *d <= upto.0).map(|(row, d)| (row, Generation(d)))
-    }
-}
-
-/// Rows that a new file need not hold.
-pub struct LeftOut {
-    pub(super) upto: Generation,
-    pub(super) history_from: Generation,
-    pub(super) purging: BTreeMap<Generation, Generation>,
-}
-
-impl LeftOut {
-    /// Whether the row, dead since `death`, is left out.
-    pub fn has(&self, row: Generation, death: Generation) -> bool {
-        death <= self.upto && (death <= self.history_from || self.purging.contains_key(&row))
-    }
-
-    /// Whether the row's bytes must go.
-    pub fn purges(&self, row: Generation) -> bool {
-        self.purging.contains_key(&row)
-    }
-
-    pub fn upto(&self) -> Generation {
-        self.upto
     }
 }
 
@@ -87,5 +98,9 @@ mod tests {
         assert_eq!((deaths.at(1, g(4)), deaths.at(1, g(5)), deaths.at(0, g(9))), (None, Some(g(5)), None));
         assert_eq!((deaths.count(4, g(6)), deaths.count(4, g(7)), deaths.count(3, g(9))), (1, 2, 1));
         assert_eq!(deaths.each(g(6)).collect::<Vec<_>>(), [(1, g(5))]);
+        assert_eq!((deaths.dead(), deaths.all_by(g(9)), deaths.count(4, g(9))), (2, false, 2));
+        assert!(deaths.set(0, g(8)) && deaths.set(2, g(6)) && deaths.all_by(g(8)) && !deaths.all_by(g(7)));
+        assert!(Deaths::unknown(g(5)).all_by(g(5)) && !Deaths::unknown(g(5)).all_by(g(4)));
+        assert!(!Deaths::new(0).all_by(g(9)), "of what has no rows nobody died");
     }
 }

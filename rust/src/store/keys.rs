@@ -35,6 +35,19 @@ impl Keys {
         Some(before)
     }
 
+    /// A version found in rows that are here, in any order.
+    pub fn learn(&self, key: &str, generation: Generation) {
+        let mut all = self.by_key.write();
+        let Some(versions) = all.get_mut(key) else {
+            all.insert(key.into(), Versions { last: generation, older: Vec::new() });
+            return;
+        };
+        let (last, older) = (versions.last.max(generation), versions.last.min(generation));
+        versions.last = last;
+        let at = versions.older.partition_point(|g| *g < older);
+        versions.older.insert(at, older);
+    }
+
     /// A version that never came to be.
     pub fn remove(&self, key: &str, generation: Generation) {
         let mut all = self.by_key.write();
@@ -91,6 +104,13 @@ mod tests {
         assert_eq!(at, [None, Some(3), Some(3), Some(5), Some(5), Some(9), Some(9)]);
         assert_eq!(keys.history("a", g(8)), [g(3), g(5)]);
         assert!(keys.history("c", g(99)).is_empty() && keys.len() == 2);
+    }
+
+    #[test]
+    fn versions_are_learnt_in_any_order() {
+        let (keys, g) = (Keys::default(), Generation);
+        [5, 9, 3, 7].into_iter().for_each(|v| keys.learn("a", g(v)));
+        assert_eq!(keys.history("a", g(99)), [3, 5, 7, 9].map(g));
     }
 
     /// O7: a version that could not be applied gives the key back.

@@ -245,32 +245,37 @@ impl RowSource for DamagedRows {
     }
 }
 
-/// Some of another source's rows: what a new file is written from when rows are left out.
-pub struct ThinnedRows {
-    rows: Arc<dyn RowSource>,
-    kept: Vec<u32>,
-    /// The end of the last row's batch was in a part of which nothing is left.
-    ends: bool,
+/// Rows picked from several sources, in order: what a new file is written from.
+pub struct PickedRows {
+    sources: Vec<Arc<dyn RowSource>>,
+    /// Source and row.
+    at: Vec<(u32, u32)>,
 }
 
-impl ThinnedRows {
-    /// The rows that `keeps`; None: none of them. The source itself if it keeps all, and does not end a batch for others.
-    pub fn of(rows: &Arc<dyn RowSource>, keeps: impl Fn(usize) -> bool, ends: bool) -> Option<Arc<dyn RowSource>> {
-        let kept: Vec<u32> = (0..rows.rows()).filter(|row| keeps(*row)).map(|row| row as u32).collect();
-        if kept.len() == rows.rows() && !ends {
-            return Some(Arc::clone(rows));
+impl PickedRows {
+    /// The rows of each source that `keeps` (source, row), by generation; None: none of them.
+    pub fn of(
+        sources: Vec<Arc<dyn RowSource>>,
+        mut keeps: impl FnMut(usize, usize) -> bool,
+    ) -> Option<Arc<dyn RowSource>> {
+        let rows = sources.iter().enumerate().flat_map(|(i, s)| (0..s.rows()).map(move |row| (i, row)));
+        let mut at: Vec<_> = rows.filter(|(i, row)| keeps(*i, *row)).map(|(i, row)| (i as u32, row as u32)).collect();
+        let generation = |(i, row): &(u32, u32)| sources[*i as usize].generation_at(*row as usize);
+        if !at.is_sorted_by_key(generation) {
+            at.sort_unstable_by_key(generation);
         }
-        (!kept.is_empty()).then(|| Arc::new(Self { rows: Arc::clone(rows), kept, ends }) as Arc<dyn RowSource>)
+        (!at.is_empty()).then(|| Arc::new(Self { sources, at }) as Arc<dyn RowSource>)
     }
 
-    fn at(&self, row: usize) -> usize {
-        self.kept[row] as usize
+    fn at(&self, row: usize) -> (&dyn RowSource, usize) {
+        let (source, row) = self.at[row];
+        (&*self.sources[source as usize], row as usize)
     }
 }
 
-impl RowSource for ThinnedRows {
+impl RowSource for PickedRows {
     fn rows(&self) -> usize {
-        self.kept.len()
+        self.at.len()
     }
 
     fn first(&self) -> Generation {
@@ -278,50 +283,51 @@ impl RowSource for ThinnedRows {
     }
 
     fn last(&self) -> Generation {
-        self.generation_at(self.kept.len() - 1)
+        self.generation_at(self.at.len() - 1)
     }
 
     fn generation_at(&self, row: usize) -> Generation {
-        self.rows.generation_at(self.at(row))
+        let (source, row) = self.at(row);
+        source.generation_at(row)
     }
 
     fn row_of(&self, generation: Generation) -> Option<usize> {
-        let row = u32::try_from(self.rows.row_of(generation)?).ok()?;
-        self.kept.binary_search(&row).ok()
+        let row =
+            self.at.partition_point(|(s, row)| self.sources[*s as usize].generation_at(*row as usize) < generation);
+        (row < self.at.len() && self.generation_at(row) == generation).then_some(row)
     }
 
     fn row(&self, row: usize) -> Result<Row<'_>, Error> {
-        Ok(Row { ends_batch: self.ends_batch(row)?, ..self.rows.row(self.at(row))? })
+        let (source, row) = self.at(row);
+        source.row(row)
     }
 
     fn facts(&self, row: usize) -> Result<Facts<'_>, Error> {
-        self.rows.facts(self.at(row))
+        let (source, row) = self.at(row);
+        source.facts(row)
     }
 
     fn committed_at(&self, row: usize) -> i64 {
-        self.rows.committed_at(self.at(row))
+        let (source, row) = self.at(row);
+        source.committed_at(row)
     }
 
-    /// A batch whose last row is left out ends with the one before it.
     fn ends_batch(&self, row: usize) -> Result<bool, Error> {
-        let to = self.kept.get(row + 1).map_or(self.rows.rows(), |next| *next as usize);
-        for i in self.at(row)..to {
-            if self.rows.ends_batch(i)? {
-                return Ok(true);
-            }
-        }
-        Ok(self.ends && row + 1 == self.kept.len())
+        let (source, row) = self.at(row);
+        source.ends_batch(row)
     }
 
     fn has_keys(&self) -> bool {
-        self.rows.has_keys()
+        self.sources.iter().any(|s| s.has_keys())
     }
 
     fn key(&self, row: usize) -> Result<Option<&str>, Error> {
-        self.rows.key(self.at(row))
+        let (source, row) = self.at(row);
+        source.key(row)
     }
 
     fn vectors_from(&self, row: usize, _limit: usize) -> Result<VectorRun<'_>, Error> {
-        self.rows.vectors_from(self.at(row), 1)
+        let (source, row) = self.at(row);
+        source.vectors_from(row, 1)
     }
 }

@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 
 use super::append::AppendList;
 use super::apply::Delta;
-use super::deaths::LeftOut;
 use super::flow::Flow;
 use super::keys::Keys;
 use super::orders::{Batch, Control};
@@ -43,8 +42,10 @@ pub struct SpaceState {
     pub purging: BTreeMap<Generation, Generation>,
     /// Batches that could not be applied, in order (O7).
     pub quarantined: Arc<Vec<Quarantined>>,
-    /// Generations inside a batch that no row says it of any more: its own was left out of a file, or stands for the batch's end (G5).
+    /// Generations inside a batch whose row is no more (G5).
     pub inside: Ranges,
+    /// Generations that ended a batch and whose row is no more.
+    pub ended: Ranges,
 }
 
 pub struct Space {
@@ -67,13 +68,13 @@ pub struct Space {
     pub(super) process_unsealed: Arc<Pool>,
     fenced: AtomicBool,
     in_doubt: OnceLock<String>,
-    state: Mutex<SpaceState>,
+    pub(super) state: Mutex<SpaceState>,
     /// Generations of the horizon without a row, forgets and what was left out of files, and their times.
-    changes: Mutex<Vec<(Generation, i64)>>,
+    pub(super) changes: Mutex<Vec<(Generation, i64)>>,
     /// Numbered forgets' ids that are not applied yet. Only the partition's writer looks.
     dying: Mutex<HashSet<Generation>>,
     pub recalls: AtomicU64,
-    thins: AtomicBool,
+    pub(super) thins: AtomicBool,
     keys_unknown: OnceLock<Error>,
     damage: Mutex<Option<String>>,
 }
@@ -148,8 +149,11 @@ impl Space {
         for (row, death) in delta.deaths {
             dying.remove(&row);
             match view.kill(row, death) {
-                Some(true) => view.memories -= 1,
-                Some(false) => {}
+                Some(died) => {
+                    view.memories -= u64::from(died.new);
+                    // Relaxed: a hint; who rewrites looks again.
+                    self.thins.fetch_or(died.due, Ordering::Relaxed);
+                }
                 None if view.unsound_at(row) => self.state.lock().unplaced.push((row, death)),
                 // Compacted away.
                 None => {}
@@ -203,8 +207,8 @@ impl Space {
         self.give_back(self.unsealed_bytes());
     }
 
-    /// Replaces the sealed parts, and drops the first `sealed_parts` parts of the tail, which they hold now.
-    pub fn install(&self, sealed: Vec<SealedPart>, sealed_parts: usize, now: u64) {
+    /// Replaces what lies in files, sealed parts and history, and drops the first `sealed_parts` parts of the tail, which they hold now.
+    pub fn install(&self, (sealed, history): (Vec<SealedPart>, Vec<SealedPart>), sealed_parts: usize, now: u64) {
         let growing = self.growing.lock();
         let old = self.view.load_full();
         let tail = AppendList::default();
@@ -217,13 +221,14 @@ impl Space {
             }
         }
         let mut state = self.state.lock();
-        let through = sealed.iter().filter(|s| s.sound).map(|s| s.place.last).max();
+        let through = sealed.iter().chain(&history).filter(|s| s.sound).map(|s| s.place.last).max();
         state.sealed_through = state.sealed_through.max(through.unwrap_or_default());
         drop(state);
         let (tail_to, watermark) = (old.tail_to - sealed_parts, old.watermark);
-        let mut view = View { sealed: Arc::new(sealed), tail: Arc::new(tail), tail_to, watermark, memories: 0 };
+        let (sealed, history, tail) = (Arc::new(sealed), Arc::new(history), Arc::new(tail));
+        let mut view = View { sealed, history, tail, tail_to, watermark, memories: 0 };
         // New files begin without deaths: what died before or while they were written is carried over here, under the lock.
-        let gone = old.sealed.iter().filter(|p| !view.has_file(p.place.file)).map(|p| (&p.rows, &p.deaths));
+        let gone = old.filed().filter(|p| !view.has_file(p.place.file)).map(|p| (&p.rows, &p.deaths));
         let gone: Vec<_> = gone.chain(old.tail().take(sealed_parts).map(|p| (&p.rows, &p.deaths))).collect();
         for (rows, deaths) in &gone {
             deaths.each(Generation(u64::MAX)).for_each(|(row, death)| {
@@ -305,48 +310,6 @@ impl Space {
         }
     }
 
-    /// Generations without a row, and when they were committed.
-    pub fn changes(&self) -> Vec<(Generation, i64)> {
-        self.changes.lock().clone()
-    }
-
-    /// Keeps the moments of rows that will not be here any more, and which generations lie inside a batch.
-    pub fn remember(&self, moments: Vec<(Generation, i64)>, inside: Vec<Generation>) {
-        if !inside.is_empty() {
-            let mut state = self.state.lock();
-            inside.into_iter().for_each(|generation| state.inside.add(generation));
-        }
-        if !moments.is_empty() {
-            let mut changes = self.changes.lock();
-            changes.extend(moments);
-            changes.sort_unstable();
-            changes.dedup();
-        }
-    }
-
-    /// The last generation at or before `wanted` that does not lie inside a batch (G5).
-    pub fn whole_batches(&self, view: &View, wanted: Generation) -> Result<Generation, Error> {
-        let mut at = wanted;
-        loop {
-            let known = self.state.lock().inside.first_of(at);
-            let before = match known {
-                Some(first) => Generation(first.0 - 1),
-                None => view.before_batch(at)?,
-            };
-            if before == at {
-                return Ok(at);
-            }
-            at = before;
-        }
-    }
-
-    /// The last of them at or before a time.
-    pub fn change_at(&self, time: i64) -> Option<Generation> {
-        let changes = self.changes.lock();
-        let known = changes.partition_point(|(_, at)| *at <= time);
-        known.checked_sub(1).map(|i| changes[i].0)
-    }
-
     /// These are numbered to die. Only the partition's writer calls this, and the next.
     pub fn condemn(&self, ids: &[Generation]) {
         self.dying.lock().extend(ids);
@@ -379,52 +342,6 @@ impl Space {
         self.dying.lock().contains(&id)
     }
 
-    /// These rows need not be kept, or must not be: sealed files that hold some are due to be written again.
-    pub fn let_go(&self, history_from: Generation, purging: Vec<(Generation, Generation)>) {
-        let mut state = self.state.lock();
-        state.history_from = state.history_from.max(history_from);
-        state.purging.extend(purging);
-        let from = state.history_from;
-        state.inside.keep_after(from);
-        drop(state);
-        // The last one of what is not kept stays: a time after it means at least that.
-        let mut changes = self.changes.lock();
-        let last = changes.partition_point(|(generation, _)| *generation <= from).saturating_sub(1);
-        changes.drain(..last);
-        drop(changes);
-        // Relaxed: a hint; who rewrites looks again.
-        self.thins.store(true, Ordering::Relaxed);
-    }
-
-    /// Rows whose bytes are to be removed.
-    pub fn purging(&self) -> Vec<Generation> {
-        self.state.lock().purging.keys().copied().collect()
-    }
-
-    /// The bytes of these rows are gone.
-    pub fn purged(&self, ids: &[Generation]) {
-        let mut state = self.state.lock();
-        for id in ids {
-            state.purging.remove(id);
-        }
-    }
-
-    /// Whether sealed files may hold rows that need not be kept; asking takes the hint.
-    pub fn takes_thinning(&self) -> bool {
-        self.thins.swap(false, Ordering::Relaxed)
-    }
-
-    pub fn history_from(&self) -> Generation {
-        self.state.lock().history_from
-    }
-
-    /// Which rows a new file leaves out: those that died at or before `upto`, that no pin sees, and that are expired or to be purged.
-    pub fn leaves_out(&self, upto: Generation, now: u64, config: &Config) -> LeftOut {
-        let state = self.state.lock();
-        let seen = self.pins.oldest(now, config).map_or(upto, |pin| pin.min(upto));
-        LeftOut { upto: seen, history_from: state.history_from, purging: state.purging.clone() }
-    }
-
     /// An error if rows cannot be read: their keys are not known, and nobody can say what a key names (D5).
     pub fn knows_keys(&self) -> Result<(), Error> {
         self.keys_unknown.get().cloned().map_or(Ok(()), Err)
@@ -436,7 +353,7 @@ impl Space {
             let _ = self.keys_unknown.set(error);
         }
         let learnt = self.view().keys(|key, generation| {
-            self.keys.add(key, generation);
+            self.keys.learn(key, generation);
         });
         if let Err(error) = learnt {
             // A key whose owner is not known could not be superseded.

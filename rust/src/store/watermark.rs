@@ -54,6 +54,17 @@ impl Ranges {
         self.0.range(..=generation).next_back().filter(|(_, last)| **last >= generation).map(|(first, _)| *first)
     }
 
+    /// The greatest at or before `upto`.
+    pub fn last_upto(&self, upto: Generation) -> Option<Generation> {
+        self.0.range(..=upto).next_back().map(|(_, last)| upto.min(*last))
+    }
+
+    /// The least behind `after`.
+    pub fn first_behind(&self, after: Generation) -> Option<Generation> {
+        let next = after.plus(1);
+        self.last_upto(next).filter(|g| *g == next).or_else(|| self.0.range(next..).next().map(|(first, _)| *first))
+    }
+
     /// Only ranges that end after `upto` are kept.
     pub fn keep_after(&mut self, upto: Generation) {
         self.0.retain(|_, last| *last > upto);
@@ -96,6 +107,9 @@ mod tests {
             for g in 0..41 {
                 let first = (1..=g).rev().take_while(|h| set.contains(h)).last();
                 prop_assert_eq!(ranges.first_of(Generation(g)).map(|f| f.0), first);
+                let (last, behind) = (set.range(..=g).next_back().copied(), set.range(g + 1..).next().copied());
+                prop_assert_eq!(ranges.last_upto(Generation(g)).map(|f| f.0), last);
+                prop_assert_eq!(ranges.first_behind(Generation(g)).map(|f| f.0), behind);
             }
             let listed: Vec<_> = ranges.each().collect();
             prop_assert!(listed.windows(2).all(|w| w[0].1.0 + 1 < w[1].0.0), "they do not touch");

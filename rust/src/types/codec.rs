@@ -5,7 +5,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
-use super::{FORGET_IDS_MAX, FORMAT_VERSION, Generation, PartitionId};
+use super::{FORGET_IDS_MAX, Generation, PartitionId};
 use crate::error::Error;
 
 pub fn put_u16(out: &mut Vec<u8>, v: u16) {
@@ -159,31 +159,31 @@ pub struct Stamp;
 
 pub enum StampError {
     Damaged,
-    Version(u16),
+    /// Found, and the newest that can be read.
+    Version(u16, u16),
 }
 
 impl Stamp {
     pub const LEN: usize = 16;
 
-    pub fn put(out: &mut Vec<u8>, magic: &[u8; 4]) {
+    pub fn put(out: &mut Vec<u8>, magic: &[u8; 4], version: u16) {
         let at = out.len();
         out.extend_from_slice(magic);
-        put_u16(out, FORMAT_VERSION);
+        put_u16(out, version);
         put_u16(out, 0);
         let sum = xxh3_64(&out[at..at + 8]);
         put_u64(out, sum);
     }
 
-    pub fn check(bytes: &[u8], magic: &[u8; 4]) -> Result<(), StampError> {
+    /// Which version the file has, up to `newest`.
+    pub fn check(bytes: &[u8], magic: &[u8; 4], newest: u16) -> Result<u16, StampError> {
         let mut c = Cursor::new(bytes);
         let head = c.take(8).ok_or(StampError::Damaged)?;
         if &head[..4] != magic || c.u64() != Some(xxh3_64(head)) {
             return Err(StampError::Damaged);
         }
-        match u16::from_le_bytes([head[4], head[5]]) {
-            FORMAT_VERSION => Ok(()),
-            other => Err(StampError::Version(other)),
-        }
+        let version = u16::from_le_bytes([head[4], head[5]]);
+        if (1..=newest).contains(&version) { Ok(version) } else { Err(StampError::Version(version, newest)) }
     }
 }
 
@@ -191,11 +191,11 @@ impl StampError {
     pub fn into_error(self, path: &str) -> Error {
         match self {
             Self::Damaged => Error::corrupted(path, 0, "not an engram file, or its first bytes are damaged"),
-            Self::Version(found) => Error::UnsupportedVersion {
+            Self::Version(found, newest) => Error::UnsupportedVersion {
                 path: path.to_owned(),
                 what: "the file format".to_owned(),
                 found: u64::from(found),
-                supported: u64::from(FORMAT_VERSION),
+                supported: u64::from(newest),
             },
         }
     }
@@ -208,17 +208,17 @@ mod tests {
     #[test]
     fn a_flipped_stamp_is_damage_and_a_newer_one_is_named() {
         let mut bytes = Vec::new();
-        Stamp::put(&mut bytes, b"TEST");
-        assert!(Stamp::check(&bytes, b"TEST").is_ok());
+        Stamp::put(&mut bytes, b"TEST", 2);
+        assert!(matches!(Stamp::check(&bytes, b"TEST", 3), Ok(2)));
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(matches!(Stamp::check(&bad, b"TEST"), Err(StampError::Damaged)));
+            assert!(matches!(Stamp::check(&bad, b"TEST", 9), Err(StampError::Damaged)));
         }
         bytes[4] = 9;
         let sum = xxh3_64(&bytes[..8]);
         bytes[8..].copy_from_slice(&sum.to_le_bytes());
-        assert!(matches!(Stamp::check(&bytes, b"TEST"), Err(StampError::Version(9))));
+        assert!(matches!(Stamp::check(&bytes, b"TEST", 8), Err(StampError::Version(9, 8))));
     }
 
     proptest::proptest! {

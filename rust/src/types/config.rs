@@ -3,7 +3,7 @@
 use super::Durability;
 use crate::error::Error;
 
-/// The version of every file format this build writes.
+/// The version of each file whose own says nothing else (checkpoints have had a second).
 pub const FORMAT_VERSION: u16 = 1;
 pub const DIM_MAX: u32 = 8192;
 pub const NAME_BYTES_MAX: usize = 64;

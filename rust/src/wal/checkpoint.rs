@@ -10,6 +10,8 @@ use crate::types::codec::{Cursor, Seed, StampError, put_u32, put_u64, put_varint
 use crate::types::{FileId, Generation, LogPosition, PartitionId, SessionId, SpaceId};
 
 const MAGIC: &[u8; 4] = b"ECKP";
+/// 2 added history files and the ends of batches whose last row was purged.
+const VERSION: u16 = 2;
 
 /// A sealed file as the checkpoint knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,10 @@ pub struct CheckpointSpace {
     pub quarantined: Vec<Quarantined>,
     /// Ranges of generations inside a batch that no row says it of any more.
     pub inside: Vec<(Generation, Generation)>,
+    /// Ranges of generations whose rows ended a batch and are no more.
+    pub ended: Vec<(Generation, Generation)>,
+    /// Rows that died before `last_generation`: only `as_of` and older snapshots read them. Their ranges may overlap.
+    pub history: Vec<FilePart>,
 }
 
 /// A session as far as the log has it on the disk.
@@ -104,15 +110,15 @@ impl Checkpoint {
         for s in &self.spaces {
             s.encode(&mut body);
         }
-        small_file(MAGIC, seed, partition, self.number, &body)
+        small_file((MAGIC, VERSION), seed, partition, self.number, &body)
     }
 
     pub fn decode(bytes: &[u8], seed: Seed, partition: PartitionId, number: u64) -> Result<Self, StampError> {
-        let body = small_file_body(bytes, MAGIC, seed, partition, number)?;
-        Self::body(Cursor::new(body), number).ok_or(StampError::Damaged)
+        let (version, body) = small_file_body(bytes, (MAGIC, VERSION), seed, partition, number)?;
+        Self::body(Cursor::new(body), version, number).ok_or(StampError::Damaged)
     }
 
-    fn body(mut c: Cursor<'_>, number: u64) -> Option<Self> {
+    fn body(mut c: Cursor<'_>, version: u16, number: u64) -> Option<Self> {
         let (offset, segment, epoch, chain) = (c.u64()?, c.u64()?, c.u64()?, c.u64()?);
         let (committed_at, next_file) = (c.i64()?, c.u64()?);
         let files = (0..c.count(32)?)
@@ -126,7 +132,7 @@ impl Checkpoint {
                 })
             })
             .collect::<Option<_>>()?;
-        let spaces = (0..c.count(76)?).map(|_| CheckpointSpace::decode(&mut c)).collect::<Option<_>>()?;
+        let spaces = (0..c.count(76)?).map(|_| CheckpointSpace::decode(&mut c, version)).collect::<Option<_>>()?;
         let position = LogPosition { offset, segment, epoch, chain };
         (c.remaining() == 0).then_some(Self { number, position, committed_at, next_file, files, spaces })
     }
@@ -145,21 +151,17 @@ impl Checkpoint {
 }
 
 impl CheckpointSpace {
+    /// Its rows in files.
+    pub fn filed(&self) -> impl Iterator<Item = &FilePart> {
+        self.parts.iter().chain(&self.history)
+    }
+
     fn encode(&self, body: &mut Vec<u8>) {
         for v in [self.id.0, self.last_generation.0, self.sealed_through.0, self.incarnation] {
             put_u64(body, v);
         }
-        put_u32(body, self.parts.len() as u32);
-        for part in &self.parts {
-            for v in [part.file.0, part.first.0, part.last.0, part.rows] {
-                put_u64(body, v);
-            }
-        }
-        put_u32(body, self.lost.len() as u32);
-        for (first, last) in &self.lost {
-            put_u64(body, first.0);
-            put_u64(body, last.0);
-        }
+        put_parts(body, &self.parts);
+        put_pairs(body, &self.lost);
         let reason = self.degraded.as_deref().unwrap_or("");
         put_u32(body, reason.len() as u32);
         body.extend_from_slice(reason.as_bytes());
@@ -183,30 +185,18 @@ impl CheckpointSpace {
         put_u32(body, self.sessions.len() as u32);
         self.sessions.iter().for_each(|s| s.encode(body));
         put_u64(body, self.history_from.0);
-        put_u32(body, self.purging.len() as u32);
-        for (row, death) in &self.purging {
-            put_u64(body, row.0);
-            put_u64(body, death.0);
-        }
+        put_pairs(body, &self.purging);
         put_u32(body, self.quarantined.len() as u32);
         self.quarantined.iter().for_each(|q| q.encode(body));
-        put_u32(body, self.inside.len() as u32);
-        for (first, last) in &self.inside {
-            put_u64(body, first.0);
-            put_u64(body, last.0);
-        }
+        put_pairs(body, &self.inside);
+        put_pairs(body, &self.ended);
+        put_parts(body, &self.history);
     }
 
-    fn decode(c: &mut Cursor<'_>) -> Option<Self> {
+    fn decode(c: &mut Cursor<'_>, version: u16) -> Option<Self> {
         let (id, last, sealed, incarnation) = (SpaceId(c.u64()?), c.u64()?, c.u64()?, c.u64()?);
-        let parts = (0..c.count(32)?)
-            .map(|_| {
-                let (file, first) = (FileId(c.u64()?), Generation(c.u64()?));
-                Some(FilePart { file, first, last: Generation(c.u64()?), rows: c.u64()? })
-            })
-            .collect::<Option<_>>()?;
-        let lost =
-            (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect::<Option<_>>()?;
+        let parts = take_parts(c)?;
+        let lost = take_pairs(c)?;
         let reason = c.count(1)?;
         let reason = std::str::from_utf8(c.take(reason)?).ok()?.to_owned();
         let (mut deaths, mut end) = (Vec::new(), 0u64);
@@ -219,11 +209,10 @@ impl CheckpointSpace {
         let changes = (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), c.i64()?))).collect::<Option<_>>()?;
         let sessions = (0..c.count(41)?).map(|_| CheckpointSession::decode(c)).collect::<Option<_>>()?;
         let history_from = Generation(c.u64()?);
-        let purging =
-            (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect::<Option<_>>()?;
+        let purging = take_pairs(c)?;
         let quarantined = (0..c.count(QUARANTINED_MIN)?).map(|_| Quarantined::decode(c)).collect::<Option<_>>()?;
-        let inside =
-            (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect::<Option<_>>()?;
+        let inside = take_pairs(c)?;
+        let (ended, history) = if version < 2 { Default::default() } else { (take_pairs(c)?, take_parts(c)?) };
         Some(Self {
             id,
             last_generation: Generation(last),
@@ -239,8 +228,39 @@ impl CheckpointSpace {
             purging,
             quarantined,
             inside,
+            ended,
+            history,
         })
     }
+}
+
+fn put_pairs(body: &mut Vec<u8>, pairs: &[(Generation, Generation)]) {
+    put_u32(body, pairs.len() as u32);
+    for (a, b) in pairs {
+        put_u64(body, a.0);
+        put_u64(body, b.0);
+    }
+}
+
+fn take_pairs(c: &mut Cursor<'_>) -> Option<Vec<(Generation, Generation)>> {
+    (0..c.count(16)?).map(|_| Some((Generation(c.u64()?), Generation(c.u64()?)))).collect()
+}
+
+fn put_parts(body: &mut Vec<u8>, parts: &[FilePart]) {
+    put_u32(body, parts.len() as u32);
+    for part in parts {
+        for v in [part.file.0, part.first.0, part.last.0, part.rows] {
+            put_u64(body, v);
+        }
+    }
+}
+
+fn take_parts(c: &mut Cursor<'_>) -> Option<Vec<FilePart>> {
+    let part = |c: &mut Cursor<'_>| {
+        let (file, first) = (FileId(c.u64()?), Generation(c.u64()?));
+        Some(FilePart { file, first, last: Generation(c.u64()?), rows: c.u64()? })
+    };
+    (0..c.count(32)?).map(|_| part(c)).collect()
 }
 
 impl CheckpointSession {
@@ -334,6 +354,8 @@ mod tests {
                     reason: "a panic: \u{e4}".to_owned(),
                 }],
                 inside: vec![(Generation(4), Generation(6))],
+                ended: vec![(Generation(7), Generation(7))],
+                history: vec![FilePart { file: FileId(2), first: Generation(2), last: Generation(8), rows: 3 }],
             }],
         };
         let mut bytes = checkpoint.encode(seed, PartitionId(1));

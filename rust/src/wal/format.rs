@@ -19,9 +19,15 @@ pub fn group_len(body: u64) -> u64 {
 const SMALL_HEADER: usize = 64;
 
 /// A small file, whole: its kind, whose it is, its number, a checksum over all of it (D5).
-pub(super) fn small_file(magic: &[u8; 4], seed: Seed, partition: PartitionId, number: u64, body: &[u8]) -> Vec<u8> {
+pub(super) fn small_file(
+    (magic, version): (&[u8; 4], u16),
+    seed: Seed,
+    partition: PartitionId,
+    number: u64,
+    body: &[u8],
+) -> Vec<u8> {
     let mut head = Vec::with_capacity(SMALL_HEADER + body.len());
-    Stamp::put(&mut head, magic);
+    Stamp::put(&mut head, magic, version);
     put_u32(&mut head, partition.0);
     put_u32(&mut head, 0);
     put_u64(&mut head, number);
@@ -33,21 +39,21 @@ pub(super) fn small_file(magic: &[u8; 4], seed: Seed, partition: PartitionId, nu
     head
 }
 
-/// The body of a small file, if it is that one and whole.
+/// The version, up to `newest`, and the body of a small file, if it is that one and whole.
 pub(super) fn small_file_body<'a>(
     bytes: &'a [u8],
-    magic: &[u8; 4],
+    (magic, newest): (&[u8; 4], u16),
     seed: Seed,
     partition: PartitionId,
     number: u64,
-) -> Result<&'a [u8], StampError> {
-    Stamp::check(bytes, magic)?;
+) -> Result<(u16, &'a [u8]), StampError> {
+    let version = Stamp::check(bytes, magic, newest)?;
     let (head, body) = bytes.split_at_checked(SMALL_HEADER).ok_or(StampError::Damaged)?;
     let (plain, sum) = head.split_at(SMALL_HEADER - 8);
     if sum != seed.checksum(magic, partition, number, &[plain, body].concat()).to_le_bytes() {
         return Err(StampError::Damaged);
     }
-    Ok(body)
+    Ok((version, body))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +73,7 @@ pub struct SegmentHeader {
 impl SegmentHeader {
     pub fn encode(&self, seed: Seed) -> Vec<u8> {
         let mut out = Vec::with_capacity(SEGMENT_HEADER);
-        Stamp::put(&mut out, SEGMENT_MAGIC);
+        Stamp::put(&mut out, SEGMENT_MAGIC, FORMAT_VERSION);
         put_u32(&mut out, self.partition.0);
         out.push(self.durability.code());
         out.extend_from_slice(&[0; 3]);
@@ -87,7 +93,7 @@ impl SegmentHeader {
     /// `number` is the one in the file's name: a misplaced segment is damage.
     pub fn decode(bytes: &[u8], seed: Seed, partition: PartitionId, number: u64) -> Result<Self, StampError> {
         let bytes = bytes.get(..SEGMENT_HEADER).ok_or(StampError::Damaged)?;
-        Stamp::check(bytes, SEGMENT_MAGIC)?;
+        Stamp::check(bytes, SEGMENT_MAGIC, FORMAT_VERSION)?;
         let (body, sum) = bytes.split_at(SEGMENT_HEADER - 8);
         if sum != seed.checksum(SEGMENT_MAGIC, partition, number, body).to_le_bytes() {
             return Err(StampError::Damaged);

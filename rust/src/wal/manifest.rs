@@ -3,7 +3,7 @@
 use crate::env::{Env, Site};
 use crate::error::Error;
 use crate::types::codec::{Cursor, Stamp, put_u32, put_u64};
-use crate::types::{Config, PartitionId};
+use crate::types::{Config, FORMAT_VERSION, PartitionId};
 
 const MAGIC: &[u8; 4] = b"EMAN";
 const LEN: usize = 96;
@@ -21,7 +21,7 @@ pub struct Manifest {
 impl Manifest {
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        Stamp::put(&mut out, MAGIC);
+        Stamp::put(&mut out, MAGIC, FORMAT_VERSION);
         out.extend_from_slice(&self.id);
         put_u32(&mut out, self.partitions);
         put_u32(&mut out, 0);
@@ -34,7 +34,7 @@ impl Manifest {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        Stamp::check(bytes, MAGIC).map_err(|e| e.into_error(MANIFEST_PATH))?;
+        Stamp::check(bytes, MAGIC, FORMAT_VERSION).map_err(|e| e.into_error(MANIFEST_PATH))?;
         let damaged = || Error::corrupted(MANIFEST_PATH, 0, "the checksum does not match");
         let (plain, sum) = bytes.split_at_checked(LEN - 8).ok_or_else(damaged)?;
         if sum != xxhash_rust::xxh3::xxh3_64(plain).to_le_bytes() {

@@ -6,7 +6,7 @@ use super::format::{small_file, small_file_body};
 use super::record::{RecordKind, Said, head};
 use crate::env::{Files, Output, Site};
 use crate::types::codec::{Cursor, Seed, StampError, put_u32, put_u64};
-use crate::types::{Generation, PartitionId, SessionId, SpaceId};
+use crate::types::{FORMAT_VERSION, Generation, PartitionId, SessionId, SpaceId};
 
 const MAGIC: &[u8; 4] = b"EQUA";
 /// Bytes of a reason that are kept.
@@ -112,7 +112,8 @@ pub fn keep_records(
     records: &[u8],
 ) -> io::Result<Output> {
     let path = quarantine_path(space, first);
-    keep_aside(files, &path, &small_file(MAGIC, seed, partition, first.0, records)).map(|()| Output::Nothing)
+    keep_aside(files, &path, &small_file((MAGIC, FORMAT_VERSION), seed, partition, first.0, records))
+        .map(|()| Output::Nothing)
 }
 
 /// Puts a file into `quarantine/`, whole or not at all: half of one only takes room.
@@ -130,7 +131,7 @@ pub fn keep_aside(files: &dyn Files, path: &str, bytes: &[u8]) -> io::Result<()>
 
 /// The records of a kept file.
 pub fn kept_records(bytes: &[u8], seed: Seed, partition: PartitionId, first: Generation) -> Result<&[u8], StampError> {
-    small_file_body(bytes, MAGIC, seed, partition, first.0)
+    small_file_body(bytes, (MAGIC, FORMAT_VERSION), seed, partition, first.0).map(|(_, body)| body)
 }
 
 #[cfg(test)]

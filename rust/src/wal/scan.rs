@@ -212,7 +212,7 @@ fn sort_out(candidates: Vec<Candidate>) -> Result<(Good, Vec<Headless>), Error> 
     for c in candidates {
         match c.header {
             Ok(header) => good.push((c.path, header, c.bytes)),
-            Err(StampError::Version(v)) => return Err(StampError::Version(v).into_error(&c.path)),
+            Err(stamp @ StampError::Version(..)) => return Err(stamp.into_error(&c.path)),
             Err(StampError::Damaged) => {
                 broken.push(Headless { number: c.number, path: c.path, bytes: c.bytes, blank: c.blank })
             }

@@ -142,6 +142,8 @@ pub fn contents(core: &Core, space: &engram_core::store::Space) -> Result<BTreeM
     if rows.len() as u64 != view.memories() {
         return Err(format!("{}: {} rows listed, {} counted", space.options.name, rows.len(), view.memories()));
     }
+    // The dead among them that cannot be read are not counted below.
+    view.first_damage().map_or(Ok(()), |error| Err(error.to_string()))?;
     for (row, _) in view.deaths(view.watermark()) {
         let (dead, _) = view.version(row, view.watermark()).map_err(|e| e.to_string())?.ok_or("a dead row is gone")?;
         let uid = dead.text.and_then(|t| t.split(' ').nth(1)).and_then(|u| u.parse().ok()).unwrap_or(0);

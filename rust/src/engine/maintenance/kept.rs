@@ -54,7 +54,7 @@ impl Kept {
     /// Files that a kept checkpoint names for some space.
     pub(in crate::engine) fn named_files(&self) -> BTreeSet<FileId> {
         let both = self.current.iter().chain(&self.previous);
-        both.flat_map(|c| c.spaces.iter().flat_map(|s| s.parts.iter().map(|p| p.file))).collect()
+        both.flat_map(|c| c.spaces.iter().flat_map(|s| s.filed().map(|p| p.file))).collect()
     }
 }
 

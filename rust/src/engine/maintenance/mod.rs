@@ -301,7 +301,7 @@ impl Maintenance {
         if core.now() < self.scrub.next_at {
             return false;
         }
-        let parts = core.spaces.all().into_iter().flat_map(|s| s.view().sealed().to_vec());
+        let parts = core.spaces.all().into_iter().flat_map(|s| s.view().filed().cloned().collect::<Vec<_>>());
         let files: BTreeMap<_, _> = parts.filter_map(|p| p.file).map(|f| (f.path().to_owned(), f)).collect();
         let at = self.scrub.path.clone();
         let Some((path, file)) = files.range(at.clone()..).find(|(p, _)| **p > at || self.scrub.block > 0) else {

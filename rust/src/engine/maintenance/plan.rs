@@ -1,12 +1,17 @@
 //! What goes into which file: which parts of which spaces, and where replay starts afterwards (T5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::core::{Core, Partition};
 use crate::records::RowSource;
-use crate::store::{Deaths, LeftOut, Space, ThinnedRows, View};
+use crate::store::{DEAD_SHARE, Deaths, LeftOut, PickedRows, SealedPart, Space, View};
 use crate::types::{FileId, Generation, LogPosition, PartitionId, SpaceId};
+
+/// Dead rows go into a file of their own when one of so many is dead, of what is written anyway.
+const APART_SHARE: u64 = 2 * DEAD_SHARE;
+
+pub(super) type Rows = Vec<Arc<dyn RowSource>>;
 
 /// What to put into files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,28 +57,41 @@ impl PlannedSpace {
         sealed_generation(&self.view, self.take)
     }
 
-    /// The rows that go into the new file: without those that need not be kept.
-    pub(super) fn sources(&self, core: &Core) -> Vec<Arc<dyn RowSource>> {
-        let merged = self.view.sealed().iter().filter(|p| self.replaced.contains(&p.place.file));
+    /// The rows that go into new files, without those that need not be kept: in order, and those that died apart if they are enough for a file.
+    pub(super) fn sources(&self, core: &Core) -> (Rows, Rows) {
+        let merged = self.filed().map(|p| (&p.rows, &p.deaths));
         let tail = self.view.tail().take(self.take).filter(|p| p.sound && p.rows.rows() > 0);
-        let all = merged.map(|p| (&p.rows, &p.deaths)).chain(tail.map(|p| (&p.rows, &p.deaths)));
-        let left_out = self.space.leaves_out(self.last_generation(), core.now(), &core.config);
-        // From the end: where nothing is left of a part, its batch ends with the part before.
-        let (mut sources, mut ends, mut next) = (Vec::new(), false, None);
-        for (rows, deaths) in all.collect::<Vec<_>>().into_iter().rev() {
-            let left = thinned(rows, deaths, &left_out, ends);
-            self.space.remember(left_out_moments(rows, deaths, &left_out), inside(rows, left.as_ref(), next));
-            next = Some(rows.first());
-            ends = left.is_none();
-            sources.extend(left);
-        }
-        sources.reverse();
-        sources
+        let all: Vec<_> = merged.chain(tail.map(|p| (&p.rows, &p.deaths))).collect();
+        let (upto, rows) = (self.last_generation(), all.iter().map(|(rows, _)| rows.rows()).sum::<usize>() as u64);
+        let left_out = self.space.leaves_out(upto, core.now(), &core.config);
+        self.space
+            .remember(&self.view, &all.iter().flat_map(|(r, d)| left_out_rows(r, d, &left_out)).collect::<Vec<_>>());
+        let old = self.view.history().iter().any(|p| self.replaced.contains(&p.place.file));
+        let dead: u64 = all.iter().map(|(rows, deaths)| deaths.count(rows.rows(), upto)).sum();
+        let apart = old || dead * APART_SHARE >= rows.max(1);
+        let gone = |rows: &dyn RowSource, row, death| left_out.has(rows.generation_at(row), death);
+        let history = |source: usize, row| {
+            let (rows, deaths) = all[source];
+            deaths.at(row, upto).map_or(old, |death| !gone(&**rows, row, death))
+        };
+        let living = |(rows, deaths): &(&Arc<dyn RowSource>, &Arc<Deaths>)| {
+            if !deaths.any() {
+                return Some(Arc::clone(rows));
+            }
+            let keeps = |_, row| deaths.at(row, upto).is_none_or(|death| !apart && !gone(&***rows, row, death));
+            PickedRows::of(vec![Arc::clone(rows)], keeps)
+        };
+        let died = apart.then(|| PickedRows::of(all.iter().map(|(rows, _)| Arc::clone(rows)).collect(), history));
+        let living = if old { Vec::new() } else { all.iter().filter_map(living).collect() };
+        (living, died.flatten().into_iter().collect())
+    }
+
+    fn filed(&self) -> impl Iterator<Item = &SealedPart> {
+        self.view.filed().filter(|p| self.replaced.contains(&p.place.file))
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        let merged = self.view.sealed().iter().filter(|p| self.replaced.contains(&p.place.file));
-        merged.map(|p| p.bytes).chain(self.view.tail().take(self.take).map(|p| p.bytes)).sum()
+        self.filed().map(|p| p.bytes).chain(self.view.tail().take(self.take).map(|p| p.bytes)).sum()
     }
 }
 
@@ -84,46 +102,15 @@ fn sealed_generation(view: &View, take: usize) -> Generation {
     next.map_or(view.watermark(), |p| Generation(p.rows.first().0 - 1))
 }
 
-/// The rows less those that are left out; None if none are left.
-fn thinned(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut, ends: bool) -> Option<Arc<dyn RowSource>> {
-    if !deaths.any() && !ends {
-        return Some(Arc::clone(rows));
-    }
-    let gone = |row, death| left_out.has(rows.generation_at(row), death);
-    ThinnedRows::of(rows, |row| deaths.at(row, left_out.upto()).is_none_or(|death| !gone(row, death)), ends)
-}
-
-/// Generations inside a batch that the rows that are left do not say it of: of rows that are left out, or that end what is left of their batch,
-/// and of voids behind them. `next`: the first generation of the part that follows.
-fn inside(rows: &Arc<dyn RowSource>, left: Option<&Arc<dyn RowSource>>, next: Option<Generation>) -> Vec<Generation> {
-    if left.is_some_and(|left| Arc::ptr_eq(left, rows)) {
-        return Vec::new();
-    }
+/// Rows that are left out: generation, time, and whether it ended its batch.
+fn left_out_rows(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut) -> Vec<(Generation, i64, bool)> {
+    let all = deaths.each(left_out.upto()).map(|(row, death)| (row, rows.generation_at(row), death));
+    let gone = all.filter(|(_, generation, death)| left_out.has(*generation, *death));
     // Damage is met, and told, by who copies the rows.
-    let goes_on = |rows: &dyn RowSource, row| !rows.ends_batch(row).unwrap_or(true);
-    let says = |row| left.and_then(|l| l.row_of(rows.generation_at(row)).map(|at| goes_on(&**l, at))) == Some(true);
-    let upto = |row: usize| {
-        let follows = if row + 1 < rows.rows() { Some(rows.generation_at(row + 1)) } else { next };
-        follows.map_or(rows.generation_at(row).0 + 1, |g| g.0)
-    };
-    let all = (0..rows.rows()).filter(|row| goes_on(&**rows, *row) && !says(*row));
-    all.flat_map(|row| (rows.generation_at(row).0..upto(row)).map(Generation)).collect()
+    gone.map(|(row, at, _)| (at, rows.committed_at(row), rows.ends_batch(row).unwrap_or(true))).collect()
 }
 
-/// Generation and time of rows that are left out, the last of each time: `as_of` a time goes by them still (G5).
-fn left_out_moments(rows: &Arc<dyn RowSource>, deaths: &Deaths, left_out: &LeftOut) -> Vec<(Generation, i64)> {
-    let mut moments: Vec<(Generation, i64)> = Vec::new();
-    for (row, death) in deaths.each(left_out.upto()) {
-        let (generation, at) = (rows.generation_at(row), rows.committed_at(row));
-        if left_out.has(generation, death) {
-            moments.pop_if(|(_, before)| *before == at);
-            moments.push((generation, at));
-        }
-    }
-    moments
-}
-
-/// A file with so many rows that need not be kept that it is written again: a quarter of them, or one whose bytes must go.
+/// A file to be written again: a quarter of its rows died, or need not be kept if it is history, or the bytes of one must go.
 pub(super) fn rewrite_goal(core: &Core, partition: &Partition) -> Option<Goal> {
     for space in core.spaces.of_partition(partition.id) {
         if !space.takes_thinning() {
@@ -131,23 +118,21 @@ pub(super) fn rewrite_goal(core: &Core, partition: &Partition) -> Option<Goal> {
         }
         let view = space.view();
         // What died at a generation that is not in a checkpoint yet waits for one.
-        let left_out = space.leaves_out(sealed_generation(&view, 0), core.now(), &core.config);
-        for part in view.sealed().iter().filter(|p| p.sound && p.deaths.any()) {
-            let gone: Vec<Generation> = part
-                .deaths
-                .each(left_out.upto())
-                .map(|(row, death)| (part.rows.generation_at(row), death))
-                .filter(|(row, death)| left_out.has(*row, *death))
-                .map(|(row, _)| row)
-                .collect();
-            let must = gone.iter().any(|row| left_out.purges(*row));
-            if must || (!gone.is_empty() && gone.len() * 4 >= part.rows.rows()) {
-                // There may be more.
-                space.let_go(Generation(0), Vec::new());
-                let kept = partition.kept.lock();
-                let shared = kept.current.iter().flat_map(|c| &c.files).any(|f| f.id == part.place.file && f.shared);
-                return Some(Goal::Rewrite(part.place.file, shared));
-            }
+        let upto = sealed_generation(&view, 0);
+        let left_out = space.leaves_out(upto, core.now(), &core.config);
+        let due = |part: &SealedPart, history: bool| {
+            let dead = || part.deaths.each(left_out.upto()).map(|(row, death)| (part.rows.generation_at(row), death));
+            let gone = || dead().filter(|(row, death)| left_out.has(*row, *death));
+            let share = if history { gone().count() as u64 } else { part.deaths.count(part.rows.rows(), upto) };
+            share > 0 && share * DEAD_SHARE >= part.rows.rows() as u64 || gone().any(|(row, _)| left_out.purges(row))
+        };
+        let mut parts = view.sealed().iter().map(|p| (p, false)).chain(view.history().iter().map(|p| (p, true)));
+        if let Some((part, _)) = parts.find(|(p, history)| p.sound && p.deaths.any() && due(p, *history)) {
+            // There may be more.
+            space.let_go(Generation(0), Vec::new());
+            let kept = partition.kept.lock();
+            let shared = kept.current.iter().flat_map(|c| &c.files).any(|f| f.id == part.place.file && f.shared);
+            return Some(Goal::Rewrite(part.place.file, shared));
         }
     }
     None
@@ -164,14 +149,19 @@ pub(super) fn plan_space(space: Arc<Space>, view: Arc<View>, goal: &Goal, cut: L
     let replaced = match goal {
         Goal::MergeOwn(one, files) if *one == id => files.clone(),
         Goal::MergeShared(files) => consecutive(&view, files),
-        Goal::Rewrite(file, _) if view.sealed().iter().any(|p| p.sound && p.place.file == *file) => vec![*file],
+        Goal::Rewrite(file, _) if view.filed().any(|p| p.sound && p.place.file == *file) => vec![*file],
         _ => Vec::new(),
     };
     PlannedSpace { space, view, take, replaced }
 }
 
-/// Those of `files` that hold consecutive parts of this space, if at least two: others must stay where they are.
+/// Those of `files` that hold consecutive parts of this space, or parts of its history, if at least two: others must stay where they are.
 fn consecutive(view: &View, files: &[FileId]) -> Vec<FileId> {
+    let old = view.history().iter().filter(|p| p.sound && files.contains(&p.place.file));
+    let old: Vec<FileId> = old.map(|p| p.place.file).collect();
+    if !old.is_empty() {
+        return if old.len() < 2 { Vec::new() } else { old };
+    }
     let mut best: Vec<FileId> = Vec::new();
     let mut run: Vec<FileId> = Vec::new();
     for part in view.sealed() {
@@ -187,34 +177,36 @@ fn consecutive(view: &View, files: &[FileId]) -> Vec<FileId> {
     if best.len() < 2 { Vec::new() } else { best }
 }
 
-/// Files that should become one: `fan` of the same tier, next to each other in one space or all shared.
+/// Files that should become one: `fan` of the same tier, next to each other in one space, or of its history, or all shared.
 pub(super) fn merge_goal(core: &Core, partition: &Partition, fan: usize) -> Option<Goal> {
     let kept = partition.kept.lock();
     let current = kept.current.as_ref()?;
     let known: BTreeMap<FileId, (u32, bool)> = current.files.iter().map(|f| (f.id, (f.tier, f.shared))).collect();
-    let mut shared: BTreeMap<u32, Vec<FileId>> = BTreeMap::new();
-    for file in current.files.iter().filter(|f| f.shared) {
-        shared.entry(file.tier).or_default().push(file.id);
-    }
+    let old: BTreeSet<FileId> = current.spaces.iter().flat_map(|s| s.history.iter().map(|p| p.file)).collect();
     drop(kept);
+    let mut shared: BTreeMap<(bool, u32), Vec<FileId>> = BTreeMap::new();
+    for (file, (tier, _)) in known.iter().filter(|(_, (_, shared))| *shared) {
+        shared.entry((old.contains(file), *tier)).or_default().push(*file);
+    }
+    let own_tier = |part: &SealedPart| {
+        let own = known.get(&part.place.file).copied().filter(|(_, shared)| part.sound && !shared);
+        own.map(|(tier, _)| tier)
+    };
     let spaces = core.spaces.of_partition(PartitionId(partition.index as u32));
     for space in &spaces {
-        let mut run: Vec<(FileId, u32)> = Vec::new();
-        for part in space.view().sealed() {
-            let Some((tier, false)) = known.get(&part.place.file).copied().filter(|_| part.sound) else {
-                run.clear();
-                continue;
-            };
-            if run.last().is_some_and(|(_, t)| *t != tier) {
-                run.clear();
-            }
-            run.push((part.place.file, tier));
-            if run.len() == fan {
-                return Some(Goal::MergeOwn(space.options.id, run.iter().map(|r| r.0).collect()));
-            }
+        let view = space.view();
+        let mut history: Vec<(u32, FileId)> =
+            view.history().iter().filter_map(|p| own_tier(p).map(|tier| (tier, p.place.file))).collect();
+        history.sort_unstable();
+        let runs = view.sealed().chunk_by(|a, b| own_tier(a).is_some() && own_tier(a) == own_tier(b));
+        let runs = runs.filter(|run| own_tier(&run[0]).is_some());
+        let runs = runs.map(|run| run.iter().map(|p| p.place.file).collect::<Vec<_>>());
+        let old = history.chunk_by(|a, b| a.0 == b.0).map(|run| run.iter().map(|(_, file)| *file).collect());
+        if let Some(mut files) = runs.chain(old).find(|run| run.len() >= fan) {
+            files.truncate(fan);
+            return Some(Goal::MergeOwn(space.options.id, files));
         }
     }
-    let due = shared.into_values().find(|files| files.len() >= fan)?;
-    let movable = spaces.iter().any(|s| !consecutive(&s.view(), &due).is_empty());
-    movable.then_some(Goal::MergeShared(due))
+    let movable = |files: &Vec<FileId>| spaces.iter().any(|s| !consecutive(&s.view(), files).is_empty());
+    shared.into_values().find(|files| files.len() >= fan && movable(files)).map(Goal::MergeShared)
 }

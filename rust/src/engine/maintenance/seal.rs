@@ -16,7 +16,7 @@ use crate::env::{File, Job, Output, Site};
 use crate::error::Error;
 use crate::records::{RowSource, SealEncoder, SealSpace, SealedFile, SealedSummary};
 use crate::session::Window;
-use crate::store::{Deaths, SealedPart, Space, Speaker};
+use crate::store::{Deaths, SealedPart, Space, Speaker, View};
 use crate::types::{FileId, Generation, LogPosition};
 use crate::wal::{
     Checkpoint, CheckpointFile, CheckpointSession, CheckpointSpace, FilePart, Quarantined, checkpoint_path,
@@ -31,6 +31,7 @@ struct OutputFile {
     id: FileId,
     tier: u32,
     shared: bool,
+    history: bool,
     encoder: SealEncoder,
     file: Option<Arc<dyn File>>,
     opened: Arc<Mutex<Option<Result<Arc<SealedFile>, Error>>>>,
@@ -39,6 +40,7 @@ struct OutputFile {
 
 struct Sealed {
     entry: CheckpointFile,
+    history: bool,
     summary: SealedSummary,
     file: Arc<SealedFile>,
 }
@@ -119,36 +121,38 @@ impl SealJob {
             let known = kept.current.iter().flat_map(|c| &c.files);
             known.filter(|f| files.contains(&f.id)).map(|f| f.tier).max().unwrap_or(0) + 1
         };
-        let (mut own, mut shared): (Vec<SealSpace>, Vec<SealSpace>) = (Vec::new(), Vec::new());
+        let mut groups: Vec<(Vec<SealSpace>, bool, bool)> = Vec::new();
+        let mut shared = [Vec::new(), Vec::new()];
         for planned in &self.spaces {
-            let parts = planned.sources(core);
-            if parts.is_empty() {
-                continue;
-            }
             let bytes = planned.bytes();
-            let (space, dim) = (planned.space.options.id, planned.space.options.dim);
-            let seal = SealSpace { space, dim, parts };
             let alone = match goal {
                 Goal::MergeOwn(..) | Goal::Rewrite(_, false) => true,
                 Goal::MergeShared(_) | Goal::Rewrite(_, true) => false,
                 _ => bytes >= core.config.seal_own_file_bytes_min,
             };
-            if alone { own.push(seal) } else { shared.push(seal) }
+            let (living, died) = planned.sources(core);
+            let (space, dim) = (planned.space.options.id, planned.space.options.dim);
+            for (parts, history) in [(living, false), (died, true)].into_iter().filter(|(parts, _)| !parts.is_empty()) {
+                let seal = SealSpace { space, dim, parts };
+                if alone { groups.push((vec![seal], false, history)) } else { shared[usize::from(history)].push(seal) }
+            }
         }
+        let [living, died] = shared;
+        groups.extend([(living, true, false), (died, true, true)].into_iter().filter(|(all, ..)| !all.is_empty()));
         let tier = match goal {
             Goal::MergeOwn(_, files) | Goal::MergeShared(files) => tier_of(files),
             Goal::Rewrite(file, _) => tier_of(&[*file]) - 1,
             _ => 0,
         };
-        let groups = own.into_iter().map(|s| (vec![s], false)).chain((!shared.is_empty()).then_some((shared, true)));
-        for (spaces, is_shared) in groups {
+        for (spaces, shared, history) in groups {
             let id = FileId(kept.next_file.max(1));
             kept.next_file = id.0 + 1;
             kept.coming.insert(id);
             self.outputs.push_back(OutputFile {
                 id,
                 tier,
-                shared: is_shared,
+                shared,
+                history,
                 encoder: SealEncoder::new(core.seed, partition.id, id, spaces),
                 file: None,
                 opened: Arc::default(),
@@ -212,7 +216,7 @@ impl SealJob {
                 shared: output.shared,
             };
             count(if self.merge { &core.written.merged } else { &core.written.sealed }, &Output::Count(file.len()));
-            self.sealed.push(Sealed { entry, summary, file });
+            self.sealed.push(Sealed { entry, history: output.history, summary, file });
             self.outputs.pop_front();
             return self.next_file_job(core, partition, Output::Nothing);
         }
@@ -254,7 +258,7 @@ impl SealJob {
         let number = kept.next_number.max(1);
         // A number is used once, even if publishing fails half-way.
         kept.next_number = number + 1;
-        let used: BTreeSet<FileId> = spaces.iter().flat_map(|s| s.parts.iter().map(|p| p.file)).collect();
+        let used: BTreeSet<FileId> = spaces.iter().flat_map(|s| s.filed().map(|p| p.file)).collect();
         let old = kept.current.iter().flat_map(|c| c.files.iter().cloned());
         let files = old.chain(self.sealed.iter().map(|s| s.entry.clone())).filter(|f| used.contains(&f.id)).collect();
         Checkpoint {
@@ -270,36 +274,39 @@ impl SealJob {
     fn checkpoint_space(&self, core: &Core, partition: &Partition, planned: &PlannedSpace) -> CheckpointSpace {
         let state = planned.space.state();
         let last_generation = planned.last_generation();
-        let parts: Vec<FilePart> = self
-            .new_sealed(planned, planned.view.sealed())
-            .iter()
-            .filter(|p| p.place.rows > 0)
-            .map(|p| p.place)
-            .collect();
-        let through = parts.iter().map(|p| p.last).max().unwrap_or_default();
+        let (parts, history) = self.new_files(planned, &planned.view);
+        let places = |parts: &[SealedPart]| -> Vec<FilePart> {
+            parts.iter().filter(|p| p.place.rows > 0).map(|p| p.place).collect()
+        };
+        let (parts, history) = (places(&parts), places(&history));
+        let through = parts.iter().chain(&history).map(|p| p.last).max().unwrap_or_default();
         CheckpointSpace {
             id: planned.space.options.id,
             last_generation,
             sealed_through: state.sealed_through.max(through),
             incarnation: state.incarnation,
             parts,
+            history,
             lost: state.lost,
             degraded: state.degraded,
             deaths: deaths(&planned.space, state.unplaced, last_generation),
             sessions: sessions(core, partition, &planned.space),
             history_from: state.history_from,
             inside: state.inside.each().collect(),
+            ended: state.ended.each().collect(),
             quarantined: quarantined_upto(&state.quarantined, last_generation),
             purging: state.purging.into_iter().filter(|(_, death)| *death <= last_generation).collect(),
             changes: planned.space.changes().into_iter().filter(|(g, _)| *g <= last_generation).collect(),
         }
     }
 
-    /// The space's sealed parts after this job: what `old` holds, less what is replaced, and the new ones.
-    fn new_sealed(&self, planned: &PlannedSpace, old: &[SealedPart]) -> Vec<SealedPart> {
+    /// The space's sealed parts and its history after this job: what `old` holds, less what is replaced, and the new ones.
+    fn new_files(&self, planned: &PlannedSpace, old: &View) -> (Vec<SealedPart>, Vec<SealedPart>) {
         let id = planned.space.options.id;
-        let mut parts: Vec<SealedPart> =
-            old.iter().filter(|p| !planned.replaced.contains(&p.place.file)).cloned().collect();
+        let stay = |parts: &[SealedPart]| -> Vec<SealedPart> {
+            parts.iter().filter(|p| !planned.replaced.contains(&p.place.file)).cloned().collect()
+        };
+        let (mut parts, mut history) = (stay(old.sealed()), stay(old.history()));
         for sealed in &self.sealed {
             let Some((_, first, last, rows)) = sealed.summary.spaces.iter().find(|s| s.0 == id).copied() else {
                 continue;
@@ -310,7 +317,8 @@ impl SealJob {
             let place = FilePart { file: sealed.entry.id, first, last, rows };
             let file = Some(Arc::clone(&sealed.file));
             let deaths = Arc::new(Deaths::new(source.rows()));
-            parts.push(SealedPart { place, file, bytes: source.bytes(), rows: Arc::new(source), sound: true, deaths });
+            let to = if sealed.history { &mut history } else { &mut parts };
+            to.push(SealedPart { place, file, bytes: source.bytes(), rows: Arc::new(source), sound: true, deaths });
         }
         for lost in planned.view.tail().take(planned.take).filter(|p| !p.sound) {
             let place = FilePart { file: FileId(0), first: lost.rows.first(), last: lost.rows.last(), rows: 0 };
@@ -318,13 +326,14 @@ impl SealJob {
             parts.push(SealedPart { place, file: None, rows, bytes: 0, sound: false, deaths });
         }
         parts.sort_by_key(|p| p.place.first);
-        parts
+        history.sort_by_key(|p| p.place.first);
+        (parts, history)
     }
 
     fn install(&self, clock: u64) {
         for planned in self.spaces.iter().filter(|p| p.take > 0 || !p.replaced.is_empty()) {
             let now = planned.space.view();
-            planned.space.install(self.new_sealed(planned, now.sealed()), planned.take, clock);
+            planned.space.install(self.new_files(planned, &now), planned.take, clock);
         }
     }
 

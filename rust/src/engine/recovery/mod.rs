@@ -21,8 +21,8 @@ use crate::store::{DamagedRows, Deaths, SealedPart, SpaceState};
 use crate::types::codec::Seed;
 use crate::types::{FileId, Generation, PartitionId, SessionId, SpaceId};
 use crate::wal::{
-    Checkpoint, CheckpointSpace, ForgetRecord, GroupAt, ObserveRecord, QuarantineRecord, Record, Recovered, VoidRecord,
-    list_checkpoints, partition_dir, recover,
+    Checkpoint, CheckpointSpace, FilePart, ForgetRecord, GroupAt, ObserveRecord, QuarantineRecord, Record, Recovered,
+    VoidRecord, list_checkpoints, partition_dir, recover,
 };
 
 pub(super) struct PartitionState {
@@ -169,6 +169,7 @@ impl Reader<'_> {
                     lost: entry.lost.clone(),
                     degraded: entry.degraded.clone(),
                     inside: entry.inside.iter().copied().collect(),
+                    ended: entry.ended.iter().copied().collect(),
                     ..SpaceState::default()
                 };
                 seat.delta.history_from = entry.history_from;
@@ -180,6 +181,10 @@ impl Reader<'_> {
                 seat.last = entry.last_generation.max(entry.sealed_through);
                 seat.covered = seat.last;
                 seat.sealed = self.sealed_parts(&options.name, entry, checkpoint)?;
+                let history = entry.history.iter();
+                seat.history = history
+                    .map(|place| self.part(&options.name, entry, checkpoint, place, true))
+                    .collect::<Result<_, _>>()?;
             }
             self.spaces.insert(options.id, seat);
         }
@@ -192,36 +197,44 @@ impl Reader<'_> {
         entry: &CheckpointSpace,
         checkpoint: &Checkpoint,
     ) -> Result<Vec<SealedPart>, Error> {
-        let mut parts = Vec::new();
-        for place in &entry.parts {
-            let (files, seed, id, dir) = (self.files, self.seed, self.id, &self.dir);
-            let expected = checkpoint.files.iter().find(|f| f.id == place.file);
-            let expected = expected.map(|f| (f.bytes, f.header_checksum));
-            let open = || SealedFile::open(files, &rows_path(dir, place.file), seed, id, place.file, expected);
-            let file = self.opened.entry(place.file).or_insert_with(open).clone();
-            let rows = file.clone().and_then(|f| f.rows_of(entry.id)).map(|r| {
-                let bytes = r.bytes();
-                (Arc::new(r) as Arc<dyn RowSource>, bytes)
-            });
-            let (rows, bytes, sound) = match rows {
-                Ok((rows, bytes)) => (rows, bytes, true),
-                // The machine's trouble is no damage: nothing is started half-blind.
-                Err(error) if !matches!(error, Error::Corrupted { .. }) => return Err(error),
-                Err(error) => {
-                    self.report(&error, Some(name), Some((place.first, place.last)));
-                    let damaged = DamagedRows::new(place.first, place.last, error);
-                    (Arc::new(damaged) as Arc<dyn RowSource>, 0, false)
-                }
-            };
-            let deaths = Arc::new(Deaths::new(rows.rows()));
-            parts.push(SealedPart { place: *place, file: file.ok().filter(|_| sound), rows, bytes, sound, deaths });
-        }
+        let parts = entry.parts.iter().map(|place| self.part(name, entry, checkpoint, place, false));
+        let mut parts = parts.collect::<Result<Vec<_>, _>>()?;
         for (first, last) in &entry.lost {
             let reason = entry.degraded.clone().unwrap_or_default();
             parts.push(lost_part(name, *first, *last, &reason));
         }
         parts.sort_by_key(|p| p.place.first);
         Ok(parts)
+    }
+
+    /// A space's rows in one file, or what stands for them.
+    fn part(
+        &mut self,
+        name: &str,
+        entry: &CheckpointSpace,
+        checkpoint: &Checkpoint,
+        place: &FilePart,
+        history: bool,
+    ) -> Result<SealedPart, Error> {
+        let (files, seed, id, dir) = (self.files, self.seed, self.id, &self.dir);
+        let expected = checkpoint.files.iter().find(|f| f.id == place.file);
+        let expected = expected.map(|f| (f.bytes, f.header_checksum));
+        let open = || SealedFile::open(files, &rows_path(dir, place.file), seed, id, place.file, expected);
+        let file = self.opened.entry(place.file).or_insert_with(open).clone();
+        match file.clone().and_then(|f| f.rows_of(entry.id)) {
+            Ok(rows) => {
+                let (bytes, deaths) = (rows.bytes(), Arc::new(Deaths::new(rows.rows())));
+                Ok(SealedPart { place: *place, file: file.ok(), rows: Arc::new(rows), bytes, sound: true, deaths })
+            }
+            // The machine's trouble is no damage: nothing is started half-blind.
+            Err(error) if !matches!(error, Error::Corrupted { .. }) => Err(error),
+            Err(error) => {
+                self.report(&error, Some(name), Some((place.first, place.last)));
+                let rows = Arc::new(DamagedRows::new(place.first, place.last, error));
+                let deaths = if history { Deaths::unknown(entry.last_generation) } else { Deaths::new(0) };
+                Ok(SealedPart { place: *place, file: None, rows, bytes: 0, sound: false, deaths: Arc::new(deaths) })
+            }
+        }
     }
 
     fn replay(&mut self, group: &GroupAt) -> Result<(), Error> {

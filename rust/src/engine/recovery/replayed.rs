@@ -60,6 +60,7 @@ pub(in crate::engine) struct Replayed {
     pub(in crate::engine) options: SpaceOptions,
     pub(in crate::engine) state: SpaceState,
     pub(in crate::engine) sealed: Vec<SealedPart>,
+    pub(in crate::engine) history: Vec<SealedPart>,
     pub(in crate::engine) delta: Delta,
     /// What the log says, in its order.
     pub(in crate::engine) deeds: Vec<Done>,
@@ -86,6 +87,7 @@ impl Replayed {
             options,
             state,
             sealed: Vec::new(),
+            history: Vec::new(),
             delta: Delta::default(),
             deeds: Vec::new(),
             quarantined: Vec::new(),
@@ -108,7 +110,7 @@ impl Replayed {
         let last_generation = self.state.last_generation.max(self.state.sealed_through);
         let state = SpaceState { last_generation, quarantined: Arc::new(self.quarantined), ..self.state };
         let space = Space::new(self.options, durability, config, state, Arc::clone(process_unsealed));
-        space.install(self.sealed, 0, now);
+        space.install((self.sealed, self.history), 0, now);
         space.publish(self.delta, now);
         space.learn_keys();
         for (id, s) in self.sessions {

@@ -2,8 +2,13 @@
 //!
 //! Rows have ascending generations: sealed parts first, then the tail up to `tail_to`. A snapshot W restricts any view made at or after
 //! W to generations ≤ W (G3); rows never change, and a row that died later lives at W, so the answer is the same from each of them.
+//! History parts hold dead rows from anywhere between the others: nobody who looks behind their last death reads them.
+
+mod walk;
 
 use std::sync::Arc;
+
+use walk::Walk;
 
 use super::append::AppendList;
 use super::deaths::Deaths;
@@ -17,6 +22,8 @@ use crate::wal::FilePart;
 const SCAN_ROWS: usize = 128;
 /// Rows between two pulses.
 const PULSE_ROWS: usize = 1 << 14;
+/// A file is due to be written again, its dead rows into another, when one of so many is dead.
+pub const DEAD_SHARE: u64 = 4;
 
 /// What a read wants: rows up to a generation, that live then and match.
 #[derive(Clone, Copy)]
@@ -100,16 +107,18 @@ pub struct SealedPart {
 
 #[derive(Clone)]
 pub struct View {
-    pub(super) sealed: Arc<Vec<SealedPart>>,
-    pub(super) tail: Arc<AppendList<Part>>,
-    pub(super) tail_to: usize,
-    pub(super) watermark: Generation,
-    pub(super) memories: u64,
+    pub(in crate::store) sealed: Arc<Vec<SealedPart>>,
+    pub(in crate::store) history: Arc<Vec<SealedPart>>,
+    pub(in crate::store) tail: Arc<AppendList<Part>>,
+    pub(in crate::store) tail_to: usize,
+    pub(in crate::store) watermark: Generation,
+    pub(in crate::store) memories: u64,
 }
 
 impl View {
-    pub(super) fn empty(watermark: Generation) -> Self {
-        Self { sealed: Arc::default(), tail: Arc::default(), tail_to: 0, watermark, memories: 0 }
+    pub(in crate::store) fn empty(watermark: Generation) -> Self {
+        let (sealed, history) = (Arc::default(), Arc::default());
+        Self { sealed, history, tail: Arc::default(), tail_to: 0, watermark, memories: 0 }
     }
 
     pub fn watermark(&self) -> Generation {
@@ -125,12 +134,22 @@ impl View {
         &self.sealed
     }
 
-    pub(super) fn has_file(&self, file: FileId) -> bool {
-        self.sealed.iter().any(|p| p.place.file == file)
+    /// Parts of dead rows.
+    pub fn history(&self) -> &[SealedPart] {
+        &self.history
+    }
+
+    /// Everything that lies in files.
+    pub fn filed(&self) -> impl Iterator<Item = &SealedPart> + '_ {
+        self.sealed.iter().chain(self.history.iter())
+    }
+
+    pub(in crate::store) fn has_file(&self, file: FileId) -> bool {
+        self.filed().any(|p| p.place.file == file)
     }
 
     pub fn sealed_bytes(&self) -> u64 {
-        self.sealed.iter().map(|p| p.bytes).sum()
+        self.filed().map(|p| p.bytes).sum()
     }
 
     pub fn tail(&self) -> impl Iterator<Item = &Part> + '_ {
@@ -162,9 +181,31 @@ impl View {
         low
     }
 
-    /// Where the row named `generation` is, dead or alive.
+    fn held_history(&self) -> impl Iterator<Item = Held<'_>> {
+        self.history.iter().map(|p| Held { rows: &*p.rows, deaths: &p.deaths })
+    }
+
+    fn all(&self) -> impl Iterator<Item = Held<'_>> {
+        (0..self.count()).filter_map(|i| self.held(i)).chain(self.held_history())
+    }
+
+    /// What a reader at `upto` has to look through, in no order.
+    fn needed(&self, upto: Generation) -> impl Iterator<Item = Held<'_>> {
+        let begun = (0..self.count()).map_while(move |i| self.held(i).filter(|h| h.rows.first() <= upto));
+        let history = self.held_history().filter(move |h| h.rows.first() <= upto);
+        begun.chain(history).filter(move |h| !h.deaths.all_by(upto))
+    }
+
+    /// Where the row named `generation` is, dead or alive. What cannot be read says last that it may have it.
     fn find(&self, generation: Generation) -> Option<(Held<'_>, usize)> {
-        let held = self.held(self.part_from(generation))?;
+        let among = |held: Held<'_>| held.rows.row_of(generation).is_some();
+        let main = self.held(self.part_from(generation)).filter(|h| among(*h));
+        let sound = |h: &Held<'_>| h.rows.damage().is_none();
+        let held = main.filter(sound).or_else(|| {
+            let covers = |h: &Held<'_>| h.rows.first() <= generation && generation <= h.rows.last() && among(*h);
+            let history = || self.held_history().filter(covers);
+            history().find(sound).or(main).or_else(|| history().next())
+        })?;
         held.rows.row_of(generation).map(|row| (held, row))
     }
 
@@ -187,6 +228,9 @@ impl View {
 
     /// The memory named `generation`, if it is visible at `upto`.
     pub fn get(&self, generation: Generation, upto: Generation) -> Result<Option<Row<'_>>, Error> {
+        if self.find(generation).is_some_and(|(held, _)| held.deaths.all_by(upto)) {
+            return Ok(None);
+        }
         Ok(self.version(generation, upto)?.filter(|(_, death)| death.is_none()).map(|(row, _)| row))
     }
 
@@ -197,7 +241,7 @@ impl View {
 
     /// Whether a row died behind `from`, up to `upto`.
     pub fn died_between(&self, from: Generation, upto: Generation) -> bool {
-        (0..self.count()).filter_map(|i| self.held(i)).any(|h| h.deaths.each(upto).any(|(_, death)| death > from))
+        self.all().any(|h| h.deaths.last() > from && h.deaths.each(upto).any(|(_, death)| death > from))
     }
 
     /// Whether a row of that name is here and lives.
@@ -205,20 +249,28 @@ impl View {
         self.find(generation).is_some_and(|(held, row)| held.lives(row, Generation(u64::MAX)))
     }
 
-    /// The row died; false if it was dead, or is not here.
-    pub(super) fn kill(&self, generation: Generation, death: Generation) -> Option<bool> {
+    /// The row died; None if it is not here, or cannot be read.
+    pub(in crate::store) fn kill(&self, generation: Generation, death: Generation) -> Option<Died> {
         let (held, row) = self.find(generation)?;
-        held.rows.damage().is_none().then(|| held.deaths.set(row, death))
+        if held.rows.damage().is_some() {
+            return None;
+        }
+        let (new, rows) = (held.deaths.set(row, death), held.rows.rows() as u64);
+        let share = held.deaths.dead() * DEAD_SHARE;
+        Some(Died { new, due: new && share >= rows && share < rows + DEAD_SHARE })
     }
 
     /// Whether rows that cannot be read stand where this one would be.
-    pub(super) fn unsound_at(&self, generation: Generation) -> bool {
-        self.held(self.part_from(generation)).is_some_and(|h| h.rows.damage().is_some() && h.rows.first() <= generation)
+    pub(in crate::store) fn unsound_at(&self, generation: Generation) -> bool {
+        let main = self.held(self.part_from(generation));
+        main.into_iter()
+            .chain(self.held_history())
+            .any(|h| h.rows.damage().is_some() && h.rows.first() <= generation && generation <= h.rows.last())
     }
 
     /// Rows that live, whatever the watermark says.
-    pub(super) fn count_living(&self) -> u64 {
-        let sound = (0..self.count()).filter_map(|i| self.held(i)).filter(|h| h.rows.damage().is_none());
+    pub(in crate::store) fn count_living(&self) -> u64 {
+        let sound = self.all().filter(|h| h.rows.damage().is_none());
         sound.map(|h| h.rows.rows() as u64 - h.deaths.count(h.rows.rows(), Generation(u64::MAX))).sum()
     }
 
@@ -229,30 +281,22 @@ impl View {
         scope: Scope<'_>,
         mut each: impl FnMut(Row<'_>) -> bool,
     ) -> Result<(), Error> {
-        for i in self.part_from(Generation(after.0.saturating_add(1)))..self.count() {
-            let Some(held) = self.held(i).filter(|h| h.rows.first() <= scope.upto) else { break };
-            let source = held.rows;
-            if let Some(error) = source.damage() {
-                return Err(error.clone());
+        let mut walk = Walk::new(self, after, scope.upto);
+        for seen in 0.. {
+            let Some((held, row)) = walk.next()? else { break };
+            if seen % PULSE_ROWS == 0 {
+                (scope.pulse)()?;
             }
-            for row in first_after(source, after)..source.rows() {
-                if row % PULSE_ROWS == 0 {
-                    (scope.pulse)()?;
-                }
-                if source.generation_at(row) > scope.upto {
-                    return Ok(());
-                }
-                if !held.lives(row, scope.upto) {
-                    continue;
-                }
-                if let Some(filter) = scope.filter
-                    && !filter.matches(&source.facts(row)?)
-                {
-                    continue;
-                }
-                if !each(source.row(row)?) {
-                    return Ok(());
-                }
+            if !held.lives(row, scope.upto) {
+                continue;
+            }
+            if let Some(filter) = scope.filter
+                && !filter.matches(&held.rows.facts(row)?)
+            {
+                continue;
+            }
+            if !each(held.rows.row(row)?) {
+                break;
             }
         }
         Ok(())
@@ -261,8 +305,7 @@ impl View {
     /// Memories visible at `upto`.
     pub fn len_at(&self, upto: Generation) -> Result<u64, Error> {
         let mut n = 0;
-        for i in 0..self.count() {
-            let Some(held) = self.held(i).filter(|h| h.rows.first() <= upto) else { break };
+        for held in self.needed(upto) {
             if let Some(error) = held.rows.damage() {
                 return Err(error.clone());
             }
@@ -277,8 +320,7 @@ impl View {
     pub fn scan(&self, cues: &[Cue], tops: &mut [TopK], scope: Scope<'_>) -> Result<(), Error> {
         let mut scores = Vec::new();
         let mut since_pulse = 0;
-        for i in 0..self.count() {
-            let Some(held) = self.held(i).filter(|h| h.rows.first() <= scope.upto) else { break };
+        for held in self.needed(scope.upto) {
             let source = held.rows;
             if let Some(error) = source.damage() {
                 return Err(error.clone());
@@ -309,25 +351,39 @@ impl View {
         Ok(())
     }
 
-    /// The generation before the last row at or before `wanted`, if that row's batch goes on behind it; else `wanted` (G5).
-    pub fn before_batch(&self, wanted: Generation) -> Result<Generation, Error> {
-        match self.last_row(wanted) {
-            Some((held, row)) if !held.rows.ends_batch(row)? => Ok(Generation(held.rows.generation_at(row).0 - 1)),
-            _ => Ok(wanted),
-        }
+    /// The last row that is here with a generation ≤ `upto`, and whether it ends its batch (G5).
+    pub fn last_row(&self, upto: Generation) -> Result<Option<(Generation, bool)>, Error> {
+        let end = (self.part_from(upto) + 1).min(self.count());
+        let last = |held: Held<'_>| {
+            let rows = if held.rows.damage().is_some() { 0 } else { first_after(held.rows, upto) };
+            rows.checked_sub(1).map(|row| held.rows.generation_at(row))
+        };
+        let main = (0..end).rev().filter_map(|i| self.held(i)).find_map(last);
+        let Some(at) = main.max(self.held_history().filter_map(last).max()) else { return Ok(None) };
+        let Some((held, row)) = self.find(at) else { return Ok(None) };
+        Ok(Some((at, held.rows.ends_batch(row)?)))
     }
 
-    /// The last row with a generation ≤ `upto`.
-    fn last_row(&self, upto: Generation) -> Option<(Held<'_>, usize)> {
-        let end = (self.part_from(upto) + 1).min(self.count());
-        (0..end).rev().filter_map(|i| self.held(i)).find_map(|held| {
-            let rows = if held.rows.damage().is_some() { 0 } else { first_after(held.rows, upto) };
-            rows.checked_sub(1).map(|row| (held, row))
-        })
+    /// The first generation behind `after` of a row that is here, or may be.
+    pub fn next_row(&self, after: Generation) -> Option<Generation> {
+        let first = |held: Held<'_>| {
+            if held.rows.damage().is_some() {
+                return (held.rows.last() > after).then(|| held.rows.first().max(after.plus(1)));
+            }
+            let row = first_after(held.rows, after);
+            (row < held.rows.rows()).then(|| held.rows.generation_at(row))
+        };
+        let main = (self.part_from(after.plus(1))..self.count()).filter_map(|i| self.held(i)).find_map(first);
+        main.into_iter().chain(self.held_history().filter_map(first)).min()
     }
 
     /// The last generation of a row committed at or before `time` (G5).
     pub fn generation_at(&self, time: i64) -> Option<Generation> {
+        let history = self.held_history().filter_map(|held| last_by(held, time)).max();
+        self.main_generation_at(time).max(history)
+    }
+
+    fn main_generation_at(&self, time: i64) -> Option<Generation> {
         let (mut low, mut high) = (0, self.count());
         let begins = |i: usize| self.held(i).is_some_and(|h| h.rows.rows() > 0 && h.rows.committed_at(0) <= time);
         while low < high {
@@ -340,12 +396,7 @@ impl View {
             }
         }
         let held = (0..low).rev().filter_map(|i| self.held(i)).find(|h| h.rows.rows() > 0)?;
-        let (mut from, mut to) = (0, held.rows.rows());
-        while from < to {
-            let mid = usize::midpoint(from, to);
-            if held.rows.committed_at(mid) <= time { from = mid + 1 } else { to = mid }
-        }
-        from.checked_sub(1).map(|row| held.rows.generation_at(row))
+        last_by(held, time)
     }
 
     /// Row and death of all that died at or before `upto`, in order of the rows.
@@ -353,17 +404,21 @@ impl View {
         let of = |h: Held<'_>| -> Vec<_> {
             h.deaths.each(upto).map(|(row, death)| (h.rows.generation_at(row), death)).collect()
         };
-        (0..self.count()).filter_map(|i| self.held(i)).flat_map(of).collect()
+        let mut all: Vec<_> = self.all().flat_map(of).collect();
+        if !self.history.is_empty() {
+            all.sort_unstable();
+        }
+        all
     }
 
     /// Why some rows cannot be read, if so.
     pub fn first_damage(&self) -> Option<Error> {
-        (0..self.count()).filter_map(|i| self.held(i)).find_map(|h| h.rows.damage().cloned())
+        self.all().find_map(|h| h.rows.damage().cloned())
     }
 
-    /// Calls `each` with every key and its row's generation, in order.
+    /// Calls `each` with every key and its row's generation.
     pub fn keys(&self, mut each: impl FnMut(&str, Generation)) -> Result<(), Error> {
-        for held in (0..self.count()).filter_map(|i| self.held(i)).filter(|h| h.rows.has_keys()) {
+        for held in self.all().filter(|h| h.rows.has_keys()) {
             for row in 0..held.rows.rows() {
                 if let Some(key) = held.rows.key(row)? {
                     each(key, held.rows.generation_at(row));
@@ -372,6 +427,24 @@ impl View {
         }
         Ok(())
     }
+}
+
+/// What became of a row that was to die.
+pub(in crate::store) struct Died {
+    /// It lived.
+    pub(in crate::store) new: bool,
+    /// Its part has now reached the share that makes it due.
+    pub(in crate::store) due: bool,
+}
+
+/// The last generation among rows committed at or before `time`.
+fn last_by(held: Held<'_>, time: i64) -> Option<Generation> {
+    let (mut from, mut to) = (0, held.rows.rows());
+    while from < to {
+        let mid = usize::midpoint(from, to);
+        if held.rows.committed_at(mid) <= time { from = mid + 1 } else { to = mid }
+    }
+    from.checked_sub(1).map(|row| held.rows.generation_at(row))
 }
 
 /// The first row whose generation is greater than `after`.
