@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 At = tuple[tuple[int, int] | None, tuple[str, int] | None, dict[str, Any] | None]
 
 _PAGE = 1024
+_EF_MAX = 16_384
 _K_MAX = 2**63 - 1  # the engine knows its limit, and names it
+
+
+def _how(exact: bool, ef: int | None) -> tuple[bool, int | None]:
+    return bool(exact), None if ef is None else whole("ef", ef, 1, _EF_MAX)
 
 
 class Reads:
@@ -35,7 +40,14 @@ class Reads:
         return self._pin(), moment(as_of), condition(where)
 
     def recall(
-        self, *, vector: Vectors, k: int = 10, where: Where | None = None, as_of: AsOf = None, exact: bool = False
+        self,
+        *,
+        vector: Vectors,
+        k: int = 10,
+        where: Where | None = None,
+        as_of: AsOf = None,
+        exact: bool = False,
+        ef: int | None = None,
     ) -> Hits:
         """Find the `k` nearest memories to a cue, under one snapshot.
 
@@ -54,7 +66,11 @@ class Reads:
             The space as it was: at a generation (one inside a batch: before the batch), or at the last change committed
             at or before a time. Of what was superseded or forgotten since, nothing is missing.
         exact : bool
-            Score every row. So does the default today: the answers are equal.
+            Score every row. The default asks the index, which may miss one in some dozens; the scores of what it finds
+            are exact. With `as_of` every row is scored, too.
+        ef : int, optional
+            How many rows a walk through the graph keeps in sight, 1 to 16,384: more find more, and take longer. Not
+            needed: the default widens the walk until `k` memories that match are found.
 
         Returns
         -------
@@ -70,9 +86,8 @@ class Reads:
             Rows that would have to be looked at are damaged.
         SnapshotExpired, NotFound, Closed
         """
-        del exact
         cue = matrix("vector", vector, 1)
-        generation, hits = self._core.recall(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of))
+        generation, hits = self._core.recall(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), _how(exact, ef))
         return Hits(generation, hits)
 
     def recall_batch(
@@ -83,6 +98,7 @@ class Reads:
         where: Where | None = None,
         as_of: AsOf = None,
         exact: bool = False,
+        ef: int | None = None,
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Find the `k` nearest memories to each of many cues, under one snapshot, with the GIL released.
 
@@ -95,6 +111,7 @@ class Reads:
         where : mapping, optional
         as_of : int or datetime, optional
         exact : bool
+        ef : int, optional
             As for `recall`.
 
         Returns
@@ -109,9 +126,9 @@ class Reads:
         InvalidArgument, Corrupted, SnapshotExpired, NotFound, Closed
             As for `recall`; `index` is the cue's row.
         """
-        del exact
         cues = matrix("vectors", vectors, 2)
-        _, ids, scores = self._core.recall_batch(cues, whole("k", k, 1, _K_MAX), self._at(where, as_of))
+        k = whole("k", k, 1, _K_MAX)
+        _, ids, scores = self._core.recall_batch(cues, k, self._at(where, as_of), _how(exact, ef))
         return ids, scores
 
     def get(self, memory_id: int | None = None, *, key: str | None = None, as_of: AsOf = None) -> Memory | None:

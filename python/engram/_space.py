@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from engram._engine import Engine
 
 _FORGET_IDS = 1_000_000  # that one call may name
+_WAIT_MAX = 86_400  # seconds
 
 
 class Space(Reads):
@@ -331,6 +332,30 @@ class Space(Reads):
             0 if bytes is None else whole("bytes", bytes, 1, most),
         )
 
+    def wait_absorbed(self, *, timeout: float | None = None) -> bool:
+        """Wait until the graph answers for everything that is there now; recalls find it long before, if less quickly.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds, ≥ 0. None: as long as it takes.
+
+        Returns
+        -------
+        bool
+            True.
+
+        Raises
+        ------
+        Timeout
+            It is not done yet, and goes on.
+        InvalidArgument, Interrupted, NotFound, Closed
+        """
+        if timeout is not None and not 0 <= timeout <= _WAIT_MAX:
+            raise InvalidArgument(f"timeout is {timeout!r}; seconds from 0 to 86400", field="timeout", index=None)
+        self._core.wait_absorbed(round((_WAIT_MAX if timeout is None else timeout) * 1000))
+        return True
+
     def quarantined(self) -> list[QuarantinedBatch]:
         """List the batches that could not be applied, oldest first.
 
@@ -382,7 +407,7 @@ class Space(Reads):
             return 0
         if timeout is None:
             return self._engine._core.limits()["admission_timeout_ms"]
-        if not 0 <= timeout <= 86_400:
+        if not 0 <= timeout <= _WAIT_MAX:
             raise InvalidArgument(f"timeout is {timeout!r}; seconds from 0 to 86400", field="timeout", index=None)
         return round(timeout * 1000)
 

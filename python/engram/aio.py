@@ -153,10 +153,17 @@ class _AsyncReads:
     _calls: Calls
 
     async def recall(
-        self, *, vector: Vectors, k: int = 10, where: Where | None = None, as_of: AsOf = None, exact: bool = False
+        self,
+        *,
+        vector: Vectors,
+        k: int = 10,
+        where: Where | None = None,
+        as_of: AsOf = None,
+        exact: bool = False,
+        ef: int | None = None,
     ) -> Hits:
         """Find the `k` nearest memories to a cue, under one snapshot. See `Space.recall`."""
-        return await self._calls(self._reads.recall, vector=vector, k=k, where=where, as_of=as_of, exact=exact)
+        return await self._calls(self._reads.recall, vector=vector, k=k, where=where, as_of=as_of, exact=exact, ef=ef)
 
     async def recall_batch(
         self,
@@ -166,9 +173,10 @@ class _AsyncReads:
         where: Where | None = None,
         as_of: AsOf = None,
         exact: bool = False,
+        ef: int | None = None,
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Find the `k` nearest memories to each of many cues, under one snapshot. See `Space.recall_batch`."""
-        return await self._calls(self._reads.recall_batch, vectors, k, where=where, as_of=as_of, exact=exact)
+        return await self._calls(self._reads.recall_batch, vectors, k, where=where, as_of=as_of, exact=exact, ef=ef)
 
     async def get(self, memory_id: int | None = None, *, key: str | None = None, as_of: AsOf = None) -> Memory | None:
         """Return one memory, with its vector, by its id or its key; None if there is none. See `Space.get`."""
@@ -318,6 +326,10 @@ class AsyncSpace(_AsyncReads):
     async def set_quota(self, *, memories: int | None = None, bytes: int | None = None) -> None:
         """Limit what the space may hold. See `Space.set_quota`."""
         await self._calls(self._space.set_quota, memories=memories, bytes=bytes)
+
+    async def wait_absorbed(self, *, timeout: float | None = None) -> bool:
+        """Wait until the index answers for everything without a tail. See `Space.wait_absorbed`."""
+        return await self._calls(self._space.wait_absorbed, timeout=timeout)
 
     async def quarantined(self) -> builtins.list[QuarantinedBatch]:
         """List the batches that could not be applied, oldest first. See `Space.quarantined`."""

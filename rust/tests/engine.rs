@@ -1,10 +1,17 @@
-//! The engine as its users drive it: threads, real or in-memory files.
+//! The engine as its users drive it: threads, real or in-memory files; whole partitions are taken over, and threads that die are replaced (T3).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use engram_core::engine::{Engine, Reading};
-use engram_core::env::Env;
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::frame_of;
+use engram_core::engine::{Admission, Engine, Reading};
+use engram_core::env::{Action, Env, FaultPlan, FaultyFiles, Operation, Rule, Task};
+use engram_core::queue::{Committed, Ticket};
 use engram_core::records::{Columns, build_frame};
-use engram_core::types::Config;
+use engram_core::types::{Config, Durability};
 
 const NO_PULSE: &dyn Fn() -> engram_core::error::Result<()> = &|| Ok(());
 
@@ -83,5 +90,98 @@ fn many_producers_many_spaces() {
     assert!(engine.core().space("s3").is_err());
     engine.create_space("s3", 8, None, None, NO_PULSE).unwrap();
     assert!(observe(&engine, "s3", 0, 1, 8) > 200, "a name made again starts after the dropped one's last");
+    engine.close().unwrap();
+}
+
+fn engine() -> (Engine, Arc<FaultPlan>) {
+    let (mut env, faults) = (Env::in_memory(), Arc::new(FaultPlan::default()));
+    env.files = Arc::new(FaultyFiles::new(env.files, faults.clone()));
+    // Nothing but what a test pushes keeps the threads busy.
+    let config = Config { segment_bytes_first: 1 << 20, partitions: 4, idle_close_ms: 1_000_000, ..Config::default() };
+    let engine = Engine::open(env, config, 2).unwrap();
+    for name in ["a", "b", "c", "d"] {
+        engine.create_space(name, 3, None, Some(Durability::Memory), NO_PULSE).unwrap();
+    }
+    // The first group of a run waits for the disk, whatever the mode.
+    for name in ["a", "b", "c", "d"] {
+        answered(&push(&engine, name, &[1])).unwrap();
+    }
+    (engine, faults)
+}
+
+/// Left to the writer threads: nobody here drives.
+fn push(engine: &Engine, name: &str, uids: &[u64]) -> Arc<Ticket<Committed>> {
+    let space = engine.core().space(name).unwrap();
+    let prepared = engine.core().prepare(&space, frame_of(uids, false)).unwrap();
+    let Admission::Admitted(ticket) = engine.core().admit(&space, prepared).unwrap() else { panic!("full") };
+    let index = space.options.partition.0 as usize;
+    engine.core().partitions[index].announce();
+    engine.core().scheduler.wake(Task::Writer(index));
+    ticket
+}
+
+fn answered(ticket: &Arc<Ticket<Committed>>) -> engram_core::error::Result<Committed> {
+    for _ in 0..100 {
+        if let Some(outcome) = ticket.wait(Duration::from_millis(100)) {
+            return outcome;
+        }
+    }
+    panic!("no answer in 10 s")
+}
+
+/// With two threads, partitions 0 and 2 have the same one. Now and then another thread than that comes first to the slow batch, and there is
+/// nothing to take over: then once more.
+#[test]
+fn an_idle_thread_takes_over_a_whole_partition() {
+    let (engine, faults) = engine();
+    let mut next = 2;
+    for round in 0..8 {
+        let rule =
+            Rule { path: Some("uid 7 ".to_owned()), times: 1, ..Rule::new(Operation::Apply, Action::Delay(1_500)) };
+        faults.add(rule);
+        let slow = push(&engine, "a", &[7]);
+        // The thread is at it.
+        std::thread::park_timeout(Duration::from_millis(100));
+        let batch = |i: u64| (i * 100 + 1000..i * 100 + 1100).collect::<Vec<_>>();
+        let many: Vec<_> = (0..20).map(|i| push(&engine, "c", &batch(i))).collect();
+        let firsts: Vec<u64> = many.iter().map(|ticket| answered(ticket).unwrap().first.0).collect();
+        assert!(slow.outcome().is_none(), "the other partition was waited for");
+        assert_eq!(firsts, (0..20).map(|i| next + i * 100).collect::<Vec<_>>(), "in order, all of it");
+        next += 2_000;
+        assert_eq!(answered(&slow).unwrap().first.0, 2 + round);
+        if engine.core().stats().takeovers > 0 {
+            break;
+        }
+    }
+    assert!(engine.core().stats().takeovers > 0);
+    engine.close().unwrap();
+}
+
+#[test]
+fn threads_that_die_are_replaced_and_nothing_is_lost() {
+    let (engine, faults) = engine();
+    let names = ["io-0", "io-2", "io-catalogue", "io-maintenance", "writer-0", "writer-1", "engram-maintenance"];
+    for name in names {
+        faults.add(Rule { path: Some(name.to_owned()), times: 3, ..Rule::new(Operation::Work, Action::Panic) });
+    }
+    let tickets: Vec<_> =
+        (0..50).flat_map(|i| ["a", "b", "c", "d"].map(|name| push(&engine, name, &[10 + i]))).collect();
+    for ticket in &tickets {
+        answered(ticket).unwrap();
+    }
+    engine.checkpoint(NO_PULSE).unwrap();
+    engine.create_space("e", 3, None, None, NO_PULSE).unwrap();
+    // Each is met at the latest with its next tick.
+    for _ in 0..200 {
+        if engine.core().stats().worker_restarts >= 3 * names.len() as u64 {
+            break;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    assert_eq!(engine.core().stats().worker_restarts, 3 * names.len() as u64);
+    for name in ["a", "b", "c", "d"] {
+        let space = engine.core().space(name).unwrap();
+        assert_eq!((space.watermark().0, space.view().memories(), space.depth.observations()), (51, 51, 0));
+    }
     engine.close().unwrap();
 }

@@ -1,4 +1,4 @@
-"""Recall equals a brute-force scan in float64 (G6), on real embeddings and at the ends of the dimensions."""
+"""Exact recall equals a brute-force scan in float64 (G6), on real embeddings and at the ends of the dimensions."""
 
 from pathlib import Path
 from typing import Literal
@@ -54,12 +54,12 @@ def test_real_sample(tmp_path: Path, metric: Metric) -> None:
         space = engine.space("notes", dim=384, metric=metric)
         for begin in range(0, 4_000, 1_000):
             space.observe_batch(vectors=sample.vectors[begin : begin + 1_000])
-        ids, scores = space.recall_batch(sample.query_vectors, k=K)
+        ids, scores = space.recall_batch(sample.query_vectors, k=K, exact=True)
         assert_exact(metric, sample.vectors, sample.query_vectors, ids, scores)
         if metric == "cosine":
             np.testing.assert_array_equal(ids.astype(np.int64) - 1, sample.truth)
         for cue, vector in enumerate(sample.query_vectors):
-            hits = space.recall(vector=vector, k=K)
+            hits = space.recall(vector=vector, k=K, exact=True)
             assert [hit.memory_id for hit in hits] == ids[cue].tolist()
             assert [np.float32(hit.score) for hit in hits] == scores[cue].tolist()
         engine.checkpoint()
@@ -77,7 +77,7 @@ def test_dimensions(metric: Metric, dim: int, count: int) -> None:
     with engram.open() as engine:
         space = engine.space("s", dim=dim, metric=metric)
         space.observe_batch(vectors=rows)
-        ids, scores = space.recall_batch(cues, k=K)
+        ids, scores = space.recall_batch(cues, k=K, exact=True)
         assert_exact(metric, rows, cues, ids, scores)
 
 

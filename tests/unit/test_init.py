@@ -18,8 +18,8 @@ Timeout TooLarge UnsupportedVersion aio inspect open verify
 """
 
 READS = {
-    "recall": "self, *, vector, k=10, where=None, as_of=None, exact=False",
-    "recall_batch": "self, vectors, k=10, *, where=None, as_of=None, exact=False",
+    "recall": "self, *, vector, k=10, where=None, as_of=None, exact=False, ef=None",
+    "recall_batch": "self, vectors, k=10, *, where=None, as_of=None, exact=False, ef=None",
     "get": "self, memory_id=None, *, key=None, as_of=None",
     "history": "self, key",
     "list": "self, *, where=None, after=0, limit=None, as_of=None",
@@ -40,6 +40,7 @@ METHODS: dict[type, dict[str, str]] = {
         "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
         "forget": "self, memory_id=None, *, key=None, where=None, purge=False, on_overload='wait', timeout=None",
         "set_quota": "self, *, memories=None, bytes=None",
+        "wait_absorbed": "self, *, timeout=None",
         "quarantined": "self",
         "read_quarantined": "self, memory_id",
         "session": "self, *, priority='normal', resume=None, acknowledged=None, timeout=None",

@@ -38,6 +38,16 @@ pub(crate) struct Space {
 #[derive(FromPyObject)]
 struct Where<'py>(Snap, Option<(String, i64)>, Option<Bound<'py, PyDict>>);
 
+/// How to search: exactly, and how wide to walk.
+#[derive(Clone, Copy, FromPyObject)]
+struct How(bool, Option<usize>);
+
+impl How {
+    fn of(self, reading: Reading<'_>) -> Reading<'_> {
+        Reading { exact: self.0, ef: self.1, ..reading }
+    }
+}
+
 impl Space {
     /// Runs a read with the GIL released; a signal ends it.
     fn read<T: Send>(
@@ -57,7 +67,10 @@ impl Space {
         let outcome = py.detach(|| {
             let last = std::cell::Cell::new(now());
             let pulse = || signals.pulse(&last);
-            run(engine.core(), Reading { snapshot, as_of, filter: filter.as_ref(), pulse: &pulse })
+            run(
+                engine.core(),
+                Reading { snapshot, as_of, filter: filter.as_ref(), pulse: &pulse, ..Reading::default() },
+            )
         });
         signals.raise(outcome)
     }
@@ -134,26 +147,29 @@ impl Space {
         Ok(Session { shared: Arc::clone(&self.shared), space: Arc::clone(&self.inner), inner, epoch: attached.epoch })
     }
 
-    #[pyo3(signature = (vector, k, at))]
+    #[pyo3(signature = (vector, k, at, how))]
     fn recall(
         &self,
         py: Python<'_>,
         vector: PyReadonlyArray1<'_, f32>,
         k: usize,
         at: Where<'_>,
+        how: How,
     ) -> PyResult<(u64, Vec<Memory>)> {
         let query = vector.as_slice()?.to_vec();
-        let (generation, hits) = self.read(py, &at, |core, reading| core.recall(&self.inner, &query, k, reading))?;
+        let (generation, hits) =
+            self.read(py, &at, |core, reading| core.recall(&self.inner, &query, k, how.of(reading)))?;
         Ok((generation.0, hits.into_iter().map(Memory::hit).collect()))
     }
 
-    #[pyo3(signature = (vectors, k, at))]
+    #[pyo3(signature = (vectors, k, at, how))]
     fn recall_batch<'py>(
         &self,
         py: Python<'py>,
         vectors: PyReadonlyArray2<'py, f32>,
         k: usize,
         at: Where<'_>,
+        how: How,
     ) -> PyResult<(u64, Bound<'py, PyArray2<u64>>, Bound<'py, PyArray2<f32>>)> {
         let (rows, dim) = (vectors.as_array().nrows(), vectors.as_array().ncols());
         if dim != self.inner.options.dim as usize {
@@ -161,7 +177,7 @@ impl Space {
             return Err(invalid("vectors", None, message));
         }
         let queries = vectors.as_slice()?.to_vec();
-        let found = self.read(py, &at, |core, reading| core.recall_batch(&self.inner, &queries, k, reading))?;
+        let found = self.read(py, &at, |core, reading| core.recall_batch(&self.inner, &queries, k, how.of(reading)))?;
         let shaped = |e: numpy::ndarray::ShapeError| invalid("vectors", None, e.to_string());
         let ids = Array2::from_shape_vec((rows, k), found.ids).map_err(shaped)?;
         let scores = Array2::from_shape_vec((rows, k), found.scores).map_err(shaped)?;
@@ -255,6 +271,13 @@ impl Space {
         let core = self.shared.engine()?.core();
         let kept = py.detach(|| core.read_quarantined(&self.inner, Generation(memory_id))).or_raise()?;
         Ok(kept.into_iter().map(Memory::plain).collect())
+    }
+
+    /// The generation that is absorbed now.
+    fn wait_absorbed(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<u64> {
+        let (engine, signals) = (self.shared.engine()?, Signals::default());
+        let absorbed = py.detach(|| engine.wait_absorbed(&self.inner, timeout_ms, &|| signals.look()));
+        Ok(signals.raise(absorbed)?.0)
     }
 
     /// A snapshot's id and generation.

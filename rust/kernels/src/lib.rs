@@ -13,12 +13,19 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod arena;
+mod codes;
 mod distance;
 mod f32x32;
 mod mapped;
 mod simd;
 pub mod sync;
 
+pub use arena::{Arena, Plain};
+pub use codes::{
+    Coded, PLANES, Rotation, WIDTH, bytes_products, bytes_products_at, bytes_products_of, encode, encode_at, planes,
+    planes_at, planes_products, planes_products_at, planes_products_of,
+};
 pub use distance::{
     dot, dot_at, dot_rows, dot_rows_at, l2_squared, l2_squared_at, l2_squared_rows, l2_squared_rows_at, norm_squared,
     norm_squared_at, norms_squared, norms_squared_at,

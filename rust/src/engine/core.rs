@@ -20,6 +20,9 @@ use crate::types::codec::Seed;
 use crate::types::{Config, PartitionId, SpaceId};
 use crate::wal::Supply;
 
+/// Rows that one step puts into an index, or links.
+const BUILD_ROWS: usize = 64;
+
 /// Bytes written since the start, by what they were for.
 #[derive(Debug, Default)]
 pub struct Written {
@@ -163,6 +166,13 @@ impl Core {
             maintenance.panicked(self);
             true
         })
+    }
+
+    /// One step of building indexes, a piece of each space's; true if it moved.
+    pub fn step_builder(&self) -> bool {
+        // Each has its turn.
+        let moved = self.spaces.all().iter().filter(|space| space.build_index(BUILD_ROWS)).count();
+        moved > 0
     }
 
     /// Everything pushed is answered, everything answered is on the disk, and no I/O is under way.

@@ -26,13 +26,17 @@ pub struct Reading<'a> {
     pub snapshot: Option<Snapshot>,
     pub as_of: Option<AsOf>,
     pub filter: Option<&'a Filter>,
+    /// Score every row (G6).
+    pub exact: bool,
+    /// How wide to walk; None: as wide as it takes.
+    pub ef: Option<usize>,
     /// Asked now and then; an error ends the read.
     pub pulse: Pulse<'a>,
 }
 
 impl Default for Reading<'_> {
     fn default() -> Self {
-        Self { snapshot: None, as_of: None, filter: None, pulse: &|| Ok(()) }
+        Self { snapshot: None, as_of: None, filter: None, exact: false, ef: None, pulse: &|| Ok(()) }
     }
 }
 
@@ -244,9 +248,16 @@ impl Core {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (view, upto) = self.view_at(space, reading)?;
-        let mut tops: Vec<TopK> = cues.iter().map(|_| TopK::new(k)).collect();
         let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
-        view.scan(&cues, &mut tops, scope).inspect_err(|e| space.note_damage(e))?;
+        let index = if reading.exact || reading.as_of.is_some() { None } else { space.index_at(upto) };
+        let found = match index.filter(|_| !view.is_damaged_at(upto)) {
+            Some(index) => cues.iter().map(|cue| view.near(index, cue, k, reading.ef, scope)).collect(),
+            None => {
+                let mut tops: Vec<TopK> = cues.iter().map(|_| TopK::new(k)).collect();
+                view.scan(&cues, &mut tops, scope).map(|()| tops)
+            }
+        };
+        let tops = found.inspect_err(|e| space.note_damage(e))?;
         // Relaxed: a statistic.
         space.recalls.fetch_add(cues.len() as u64, Ordering::Relaxed);
         Ok((view, upto, tops))

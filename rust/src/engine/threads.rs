@@ -1,7 +1,7 @@
 //! The engine's threads: which one runs what, who is woken, who is replaced, and who takes over from whom (T3).
 //!
 //! One I/O thread a partition, one for the catalogue, one for maintenance; min(partitions, cores) writer threads, each with its own
-//! partitions; one for the maintenance machine. Whoever holds a partition's mutex is its writer, so that a thread can take over a whole partition by
+//! partitions; one for the maintenance machine, one that builds indexes. Whoever holds a partition's mutex is its writer, so that a thread can take over a whole partition by
 //! stepping it: an idle one does when much waits there, or for long, and its own thread is busy with another. A round that panics ends, and a new one begins:
 //! what the thread held is in the partition, not in the thread. `at` is a hint (Relaxed): wrong, it costs a look, or the wait for the next tick.
 
@@ -39,6 +39,7 @@ pub(super) struct Threads {
     io: Vec<OnceLock<Thread>>,
     writers: Vec<Writer>,
     maintenance: OnceLock<Thread>,
+    builder: OnceLock<Thread>,
     stop: AtomicBool,
 }
 
@@ -50,6 +51,7 @@ enum Role {
     MaintenanceIo(usize),
     Writer(usize),
     Maintenance,
+    Builder,
 }
 
 impl Scheduler for Threads {
@@ -65,6 +67,7 @@ impl Scheduler for Threads {
                 Some(&home.thread)
             }
             Task::Maintenance => Some(&self.maintenance),
+            Task::Builder => Some(&self.builder),
         };
         if let Some(thread) = thread.and_then(OnceLock::get) {
             thread.unpark();
@@ -81,6 +84,7 @@ impl Threads {
             io: (0..PARTITIONS_MAX + 2).map(|_| OnceLock::new()).collect(),
             writers: (0..cores.clamp(1, 64)).map(writer).collect(),
             maintenance: OnceLock::new(),
+            builder: OnceLock::new(),
             stop: AtomicBool::new(false),
         }
     }
@@ -93,6 +97,7 @@ impl Threads {
             ("io-catalogue", Role::CatalogueIo(partitions)),
             ("io-maintenance", Role::MaintenanceIo(partitions + 1)),
             ("maintenance", Role::Maintenance),
+            ("builder", Role::Builder),
         ];
         let rest = rest.into_iter().map(|(name, role)| (name.to_owned(), role));
         io.chain(writers).chain(rest).map(|(name, role)| self.spawn(core, format!("engram-{name}"), role)).collect()
@@ -122,6 +127,7 @@ impl Threads {
             Role::Io(i) | Role::CatalogueIo(i) | Role::MaintenanceIo(i) => &self.io[i],
             Role::Writer(w) => &self.writers[w].thread,
             Role::Maintenance => &self.maintenance,
+            Role::Builder => &self.builder,
         }
     }
 
@@ -141,6 +147,11 @@ impl Threads {
             }
             Role::Writer(w) => self.write(core, w),
             Role::Maintenance => while core.step_maintenance() {},
+            Role::Builder => loop {
+                if self.stop.load(Ordering::Acquire) || !core.step_builder() {
+                    break;
+                }
+            },
         }
     }
 

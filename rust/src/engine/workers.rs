@@ -19,9 +19,11 @@ use crate::env::{Env, Scheduler, Task};
 use crate::error::Error;
 use crate::queue::{Committed, Ticket};
 use crate::store::Space;
-use crate::types::{Config, Durability, Metric, Quota, check_space_name};
+use crate::types::{Config, Durability, Generation, Metric, Quota, check_space_name};
 
 pub(super) const SLICE: Duration = Duration::from_millis(20);
+/// Between two looks at how far the index is.
+const ABSORB_LOOK: Duration = Duration::from_millis(1);
 const CLOSE_WAIT_MS: u64 = 30_000;
 
 /// Called while waiting; an error ends the wait (a signal came).
@@ -153,6 +155,29 @@ impl Engine {
             self.core.drive(index);
             space.gate.wait(SLICE.min(Duration::from_millis(timeout_ms - waited_ms)), || false);
             pulse()?;
+        }
+    }
+
+    /// Waits until the index answers, without a tail, for everything that is there now; up to where it does.
+    pub fn wait_absorbed(&self, space: &Space, timeout_ms: u64, pulse: Pulse<'_>) -> Result<Generation, Error> {
+        let (wanted, until) = (space.watermark(), self.core.after_ms(timeout_ms));
+        let mut looked = 0_u64;
+        loop {
+            self.core.check_open()?;
+            let absorbed = space.absorbed();
+            if absorbed >= wanted {
+                return Ok(absorbed);
+            }
+            if self.core.now() >= until {
+                let what = format!("absorbing up to generation {wanted}: it is at {absorbed}");
+                return Err(Error::Timeout { what });
+            }
+            self.core.scheduler.wake(Task::Builder);
+            std::thread::park_timeout(ABSORB_LOOK);
+            looked += 1;
+            if looked.is_multiple_of(16) {
+                pulse()?;
+            }
         }
     }
 

@@ -39,6 +39,7 @@ pub enum Task {
     Writer(usize),
     Io(usize),
     Maintenance,
+    Builder,
 }
 
 pub trait Scheduler: Send + Sync {

@@ -18,6 +18,14 @@ impl Cue {
         Self { vector, inverse_norm, metric }
     }
 
+    pub fn vector(&self) -> &[f32] {
+        &self.vector
+    }
+
+    pub fn inverse_norm(&self) -> f32 {
+        self.inverse_norm
+    }
+
     /// Scores rows lying one after the other, 4 × dim bytes each. `inverse_norms` has one entry a row.
     pub fn score(&self, rows: &[u8], inverse_norms: &[f32], out: &mut Vec<f32>) {
         out.clear();

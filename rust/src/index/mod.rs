@@ -1,8 +1,166 @@
 //! What is near this cue?
 //!
-//! Today the flat index: every row is scored. It stays for ever as the oracle of every other index (G6). Scores are f32, summed in 32
+//! The flat index scores every row exactly: the oracle of every other (G6). Scores are f32, summed in 32
 //! fixed lanes by the kernels, so that they have the same bits on every machine; greater is closer, ties go to the lower id.
+//!
+//! An [`Index`] answers from codes in memory: a graph over its first rows, and the rest, the tail, looked through row by row; both only propose, exact
+//! scores decide. It knows vectors by what they are coded to, and asks its caller for exact scores. It is derived: made from the rows, at any time again.
+//!
+//! One thread appends (its space's lock), one builds (its own lock); any thread searches, without either.
 
+mod build;
+mod calibrate;
+mod candidates;
+mod check;
+mod codec;
 mod flat;
+mod graph;
+mod rows;
+mod scan;
+mod walk;
 
+use parking_lot::Mutex;
+
+use build::{Work, step};
+use candidates::Candidates;
+pub use check::Health;
+use codec::{Coded, Draft};
 pub use flat::{Cue, Near, TopK};
+use graph::Graph;
+use rows::Rows;
+use scan::Block;
+pub use scan::Visible;
+use walk::{By, Scratch};
+
+use crate::error::Error;
+use crate::types::{Generation, Metric};
+
+/// A walk so much narrower than there are rows costs as much as looking at all of them.
+const SCAN_SHARE: usize = 24;
+
+pub struct Index {
+    rows: Rows,
+    graph: Graph,
+    draft: Mutex<Draft>,
+    work: Mutex<Work>,
+    spare: Mutex<Vec<Room>>,
+}
+
+/// Room for a search.
+#[derive(Default)]
+struct Room {
+    scratch: Scratch,
+    block: Block,
+}
+
+impl Index {
+    /// For vectors of `dim` coordinates; what is random in it comes from the seed.
+    pub fn new(dim: u32, metric: Metric, seed: u64) -> Self {
+        Self {
+            rows: Rows::new(dim as usize, metric, seed),
+            graph: Graph::new(seed),
+            draft: Mutex::default(),
+            work: Mutex::default(),
+            spare: Mutex::default(),
+        }
+    }
+
+    /// Rows in it.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Rows that the graph answers for.
+    pub fn linked(&self) -> usize {
+        self.graph.end()
+    }
+
+    /// The oldest row that the graph does not answer for.
+    pub fn first_unlinked(&self) -> Option<Generation> {
+        let linked = self.graph.end();
+        (linked < self.rows.len()).then(|| self.rows.generation(linked as u32))
+    }
+
+    /// Adds a vector: little-endian bytes, four a coordinate. Generations ascend.
+    pub fn append(&self, generation: Generation, vector: &[u8], inverse_norm: f32) {
+        self.rows.append(generation, vector, inverse_norm, &mut self.draft.lock());
+    }
+
+    /// The row died.
+    pub fn kill(&self, generation: Generation, death: Generation) {
+        self.rows.kill(generation, death);
+    }
+
+    /// Links up to `most` rows more, or looks how good the graph is; false if there is nothing to do, or another thread is at it.
+    pub fn build(&self, most: usize) -> bool {
+        self.work.try_lock().is_some_and(|mut work| step(&self.graph, &self.rows, most, &mut work))
+    }
+
+    /// How wide a walk for ten must be, by what was measured; None: rows are looked through.
+    pub fn width(&self) -> Option<usize> {
+        Some(self.graph.width()).filter(|width| *width < usize::MAX)
+    }
+
+    /// The k nearest rows that may be returned, by exact score.
+    pub fn search(
+        &self,
+        cue: &Cue,
+        k: usize,
+        ef: Option<usize>,
+        mut visible: Visible<'_>,
+        exact: impl FnMut(Generation) -> Result<f32, Error>,
+    ) -> Result<TopK, Error> {
+        let query = self.rows.codec.code_query(cue.vector(), cue.inverse_norm());
+        let mut room = self.spare.lock().pop().unwrap_or_default();
+        let found = self.candidates(&query, k, ef, &mut visible, &mut room);
+        self.spare.lock().push(room);
+        found?.settle(exact)
+    }
+
+    fn candidates(
+        &self,
+        query: &Coded,
+        k: usize,
+        ef: Option<usize>,
+        visible: &mut Visible<'_>,
+        room: &mut Room,
+    ) -> Result<Candidates, Error> {
+        // Its end first: what is linked meanwhile is found in the tail too.
+        let linked = self.graph.end();
+        let rows = self.rows.up_to(visible.upto);
+        let linked = linked.min(rows);
+        let mut found = self.walked(query, k, ef, linked, visible, room)?;
+        self.rows.scan(query, (linked, rows), visible, &mut room.block, &mut found)?;
+        Ok(found)
+    }
+
+    /// What walks find among the first `linked` rows. If too few of what a walk met may be returned, a wider one follows; if that would cost more
+    /// than to look at all rows, they are looked at.
+    fn walked(
+        &self,
+        query: &Coded,
+        k: usize,
+        ef: Option<usize>,
+        linked: usize,
+        visible: &mut Visible<'_>,
+        room: &mut Room,
+    ) -> Result<Candidates, Error> {
+        let mut ef = ef.unwrap_or_else(|| self.graph.width()).max(k + k / 2);
+        while ef.saturating_mul(SCAN_SHARE) < linked {
+            let Some(from) = room.scratch.descend(&self.graph, &self.rows, query, By::Bytes, 0) else { break };
+            room.scratch.walk(&self.graph, &self.rows, query, By::Bytes, &[from], 0, ef);
+            let (mut found, mut returned) = (Candidates::new(k), 0);
+            for met in room.scratch.beam.iter().filter(|met| (met.row as usize) < linked) {
+                returned += usize::from(self.rows.offer(met.row, met.score, query, visible, &mut found)?);
+            }
+            if returned >= k {
+                return Ok(found);
+            }
+            ef *= (2 * k).div_ceil(returned + 1).max(2);
+            (visible.pulse)()?;
+        }
+        let mut found = Candidates::new(k);
+        self.rows.scan(query, (0, linked), visible, &mut room.block, &mut found)?;
+        Ok(found)
+    }
+}

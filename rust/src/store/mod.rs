@@ -5,11 +5,11 @@
 //! reading from its frame's own buffer; beside them stands history, dead rows in files of their own. Visible
 //! implies committed (D8): `apply` runs only when a group is as durable as the space's mode says.
 
-mod append;
 mod apply;
 mod deaths;
 mod flow;
 mod history;
+mod indexing;
 mod keys;
 mod orders;
 mod part;
@@ -19,7 +19,6 @@ mod spaces;
 mod view;
 mod watermark;
 
-pub use append::AppendList;
 pub use apply::{Delta, Observed, apply_forget, apply_observe, apply_voids};
 pub use deaths::Deaths;
 pub use history::LeftOut;
@@ -29,5 +28,5 @@ pub use part::{Change, DamagedRows, FrameRows, PickedRows};
 pub use snapshot::{Pins, Snapshot};
 pub use space::{Space, SpaceState};
 pub use spaces::Spaces;
-pub use view::{DEAD_SHARE, Part, Scope, SealedPart, View};
+pub use view::{AppendList, DEAD_SHARE, Part, Scope, SealedPart, View};
 pub use watermark::{Ranges, Watermark};

@@ -11,13 +11,13 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::append::AppendList;
 use super::apply::Delta;
 use super::flow::Flow;
+use super::indexing::Indexing;
 use super::keys::Keys;
 use super::orders::{Batch, Control};
 use super::snapshot::Pins;
-use super::view::{SealedPart, View};
+use super::view::{AppendList, SealedPart, View};
 use super::watermark::{Ranges, Watermark};
 use crate::error::Error;
 use crate::queue::{Committed, Depth, Gate, Lane, Pool, Reply};
@@ -63,7 +63,8 @@ pub struct Space {
     pub(super) flow: Flow,
     numbered: AtomicU64,
     view: ArcSwap<View>,
-    growing: Mutex<Watermark>,
+    pub(super) growing: Mutex<Watermark>,
+    pub(super) indexing: Indexing,
     unsealed: AtomicU64,
     pub(super) process_unsealed: Arc<Pool>,
     fenced: AtomicBool,
@@ -100,6 +101,7 @@ impl Space {
             numbered: AtomicU64::new(state.last_generation.0),
             view: ArcSwap::from_pointee(View::empty(state.last_generation)),
             growing: Mutex::new(Watermark::new(state.last_generation)),
+            indexing: Indexing::new(&options, config),
             unsealed: AtomicU64::new(0),
             process_unsealed,
             fenced: AtomicBool::new(false),
@@ -141,6 +143,8 @@ impl Space {
             let last = view.tail_to.checked_sub(1).and_then(|i| view.tail.get(i)).map(|p| p.rows.last());
             debug_assert!(!part.sound || last.is_none_or(|l| l < part.rows.first()), "parts come in order");
             self.grow(part.bytes, now);
+            self.indexing.append(&part);
+            view.damaged |= !part.sound;
             view.memories += if part.sound { part.rows.rows() as u64 } else { 0 };
             view.tail.set(view.tail_to, part);
             view.tail_to += 1;
@@ -150,6 +154,7 @@ impl Space {
             dying.remove(&row);
             match view.kill(row, death) {
                 Some(died) => {
+                    self.indexing.kill(row, death);
                     view.memories -= u64::from(died.new);
                     // Relaxed: a hint; who rewrites looks again.
                     self.thins.fetch_or(died.due, Ordering::Relaxed);
@@ -226,7 +231,7 @@ impl Space {
         drop(state);
         let (tail_to, watermark) = (old.tail_to - sealed_parts, old.watermark);
         let (sealed, history, tail) = (Arc::new(sealed), Arc::new(history), Arc::new(tail));
-        let mut view = View { sealed, history, tail, tail_to, watermark, memories: 0 };
+        let mut view = View { sealed, history, tail, tail_to, watermark, memories: 0, damaged: false };
         // New files begin without deaths: what died before or while they were written is carried over here, under the lock.
         let gone = old.filed().filter(|p| !view.has_file(p.place.file)).map(|p| (&p.rows, &p.deaths));
         let gone: Vec<_> = gone.chain(old.tail().take(sealed_parts).map(|p| (&p.rows, &p.deaths))).collect();
@@ -236,6 +241,7 @@ impl Space {
             });
         }
         view.memories = view.count_living();
+        view.damaged = view.first_damage().is_some();
         let view = Arc::new(view);
         self.view.store(Arc::clone(&view));
         self.shrink(freed, now);

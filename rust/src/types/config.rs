@@ -62,6 +62,10 @@ pub struct Config {
     /// Between two passes over all sealed blocks.
     pub scrub_pause_ms: u64,
 
+    // The index.
+    /// A space with fewer rows has no graph: its rows are looked through.
+    pub index_graph_rows_min: usize,
+
     // Sessions (S1).
     pub sessions_attached_max: u64,
     pub sessions_kept_max: u64,
@@ -114,6 +118,7 @@ impl Default for Config {
             merge_files: 8,
             maintenance_retry_ms: 500,
             scrub_pause_ms: 3_600_000,
+            index_graph_rows_min: 4_096,
             sessions_attached_max: 10_000,
             sessions_kept_max: 100_000,
             session_keep_ms: 7 * 24 * 3_600_000,
@@ -170,6 +175,7 @@ impl Config {
             "seal_own_file_bytes_min" => self.seal_own_file_bytes_min = value,
             "checkpoint_log_bytes" => self.checkpoint_log_bytes = value,
             "merge_files" => self.merge_files = size,
+            "index_graph_rows_min" => self.index_graph_rows_min = size,
             "sessions_attached_max" => self.sessions_attached_max = value,
             "sessions_kept_max" => self.sessions_kept_max = value,
             "session_keep_ms" => self.session_keep_ms = value,

@@ -55,6 +55,7 @@ pub fn tiny() -> Config {
         seal_own_file_bytes_min: 3 << 10,
         checkpoint_log_bytes: 24 << 10,
         merge_files: 2,
+        index_graph_rows_min: 0,
         idle_close_ms: 20,
         maintenance_retry_ms: 5,
         unsynced_bytes_max: 4 << 10,
@@ -168,7 +169,8 @@ impl Sim {
             }
             76..86 => drop(core.maintenance_port.run_one()),
             86..90 => core.step_catalogue(),
-            90..94 => drop(core.run_catalogue_io()),
+            90..93 => drop(core.run_catalogue_io()),
+            93..95 => drop(core.step_builder()),
             _ => self.clock.advance_micros(1 + below(&mut self.rng, 9_000)),
         }
         self.poll();
@@ -190,6 +192,7 @@ impl Sim {
                 moved |= core.partitions[i].port.run_one();
             }
             core.step_catalogue();
+            core.step_builder();
             moved |= core.run_catalogue_io() | core.step_maintenance() | core.maintenance_port.run_one();
             self.clock.advance_micros(1_000);
             self.poll();

@@ -49,6 +49,7 @@ impl Rig {
         self.core.run_catalogue_io();
         self.core.step_maintenance();
         self.core.maintenance_port.run_one();
+        self.core.step_builder();
         self.clock.advance_micros(1_000);
     }
 

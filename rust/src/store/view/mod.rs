@@ -4,19 +4,21 @@
 //! W to generations ≤ W (G3); rows never change, and a row that died later lives at W, so the answer is the same from each of them.
 //! History parts hold dead rows from anywhere between the others: nobody who looks behind their last death reads them.
 
+mod append;
+mod near;
 mod walk;
 
 use std::sync::Arc;
 
 use walk::Walk;
 
-use super::append::AppendList;
 use super::deaths::Deaths;
 use crate::error::Error;
 use crate::index::{Cue, Near, TopK};
 use crate::records::{Filter, Row, RowSource, SealedFile};
 use crate::types::{FileId, Generation, LogPosition};
 use crate::wal::FilePart;
+pub use append::AppendList;
 
 /// Rows scored together: their vectors stay in the second-level cache while several cues pass.
 const SCAN_ROWS: usize = 128;
@@ -113,12 +115,14 @@ pub struct View {
     pub(in crate::store) tail_to: usize,
     pub(in crate::store) watermark: Generation,
     pub(in crate::store) memories: u64,
+    /// Something in it cannot be read.
+    pub(in crate::store) damaged: bool,
 }
 
 impl View {
     pub(in crate::store) fn empty(watermark: Generation) -> Self {
         let (sealed, history) = (Arc::default(), Arc::default());
-        Self { sealed, history, tail: Arc::default(), tail_to: 0, watermark, memories: 0 }
+        Self { sealed, history, tail: Arc::default(), tail_to: 0, watermark, memories: 0, damaged: false }
     }
 
     pub fn watermark(&self) -> Generation {

@@ -1,0 +1,180 @@
+"""How fast an index is built while rows stream in, and how fast it answers, against libraries in the same run.
+
+    python benchmarks/compare/recall.py [--rows N] [--json]
+
+Real rows: the full set where `load_full` finds it, else the bundled sample. engram streams batches of 256 into a space
+with its graph from the first row, and is timed until everything is absorbed; libraries add all rows at once with 2
+threads (M = 16, efConstruction = 64). Queries on one thread, all as one matrix; recall@10 against the exact answers.
+hnswlib, usearch and faiss are used where they are installed.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import engram
+from engram._sample import load_full, load_sample
+
+K = 10
+THREADS = 2
+M = 16
+EF_CONSTRUCTION = 64
+WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+TARGETS = (0.95, 0.99)
+ROUNDS = 3
+
+Search = Callable[[int | None], np.ndarray]
+
+
+def exact(rows: np.ndarray, cues: np.ndarray) -> np.ndarray:
+    """Return the K nearest rows of each cue by cosine, in float64."""
+    scores = cues.astype(np.float64) @ rows.T.astype(np.float64)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :K]
+
+
+def recall(found: np.ndarray, truth: np.ndarray) -> float:
+    """Return the share of the true neighbours found."""
+    return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
+
+
+def measure(search: Search, truth: np.ndarray, widths: tuple[int | None, ...]) -> list[dict[str, Any]]:
+    """Return width, recall and queries a second, the best of some rounds."""
+    lines = []
+    for width in widths:
+        best, found = 0.0, np.empty(0)
+        for _ in range(ROUNDS):
+            begun = time.perf_counter()
+            found = search(width)
+            best = max(best, len(truth) / (time.perf_counter() - begun))
+        lines.append({"ef": width, "recall": recall(found, truth), "queries/s": best})
+    return lines
+
+
+def at(lines: list[dict[str, Any]], target: float) -> float | None:
+    """Return queries a second at a recall, between the two widths around it."""
+    before = None
+    for line in sorted(lines, key=lambda line: line["recall"]):
+        if line["recall"] >= target:
+            if before is None or line["recall"] == before["recall"]:
+                return line["queries/s"]
+            share = (target - before["recall"]) / (line["recall"] - before["recall"])
+            return before["queries/s"] * (line["queries/s"] / before["queries/s"]) ** share
+        before = line
+    return None
+
+
+def with_engram(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Stream, absorb, ask."""
+    limits = {"index_graph_rows_min": 0}
+    with tempfile.TemporaryDirectory() as scratch, engram.open(scratch, durability="os", limits=limits) as engine:
+        space = engine.space("s", dim=rows.shape[1])
+        begun = time.perf_counter()
+        for first in range(0, len(rows), 256):
+            space.observe_batch(vectors=rows[first : first + 256])
+        appended = time.perf_counter() - begun
+        space.wait_absorbed()
+        absorbed = time.perf_counter() - begun
+
+        def search(width: int | None) -> np.ndarray:
+            return space.recall_batch(cues, k=K, ef=width)[0].astype(np.int64) - 1
+
+        return {
+            "appended rows/s": len(rows) / appended,
+            "rows/s": len(rows) / absorbed,
+            "default": measure(search, truth, (None,))[0],
+            "lines": measure(search, truth, WIDTHS),
+        }
+
+
+def with_hnswlib(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Build with threads, ask with one."""
+    import hnswlib
+
+    index = hnswlib.Index("cosine", rows.shape[1])
+    index.init_index(len(rows), M=M, ef_construction=EF_CONSTRUCTION)
+    begun = time.perf_counter()
+    index.add_items(rows, num_threads=THREADS)
+    built = time.perf_counter() - begun
+
+    def search(width: int | None) -> np.ndarray:
+        index.set_ef(width or K)
+        return index.knn_query(cues, k=K, num_threads=1)[0].astype(np.int64)
+
+    return {"rows/s": len(rows) / built, "lines": measure(search, truth, WIDTHS)}
+
+
+def with_usearch(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Build int8 codes with threads, ask with one."""
+    from usearch.index import Index
+
+    index = Index(
+        ndim=rows.shape[1], metric="cos", dtype="i8", connectivity=M, expansion_add=EF_CONSTRUCTION, multi=False
+    )
+    begun = time.perf_counter()
+    index.add(np.arange(len(rows)), rows, threads=THREADS)
+    built = time.perf_counter() - begun
+
+    def search(width: int | None) -> np.ndarray:
+        index.expansion_search = width or K
+        return np.asarray(index.search(cues, K, threads=1).keys).astype(np.int64)
+
+    return {"rows/s": len(rows) / built, "lines": measure(search, truth, WIDTHS)}
+
+
+def with_faiss(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Build with threads, ask with one."""
+    import faiss
+
+    index = faiss.IndexHNSWFlat(rows.shape[1], M, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = EF_CONSTRUCTION
+    faiss.omp_set_num_threads(THREADS)
+    begun = time.perf_counter()
+    index.add(rows)
+    built = time.perf_counter() - begun
+    faiss.omp_set_num_threads(1)
+
+    def search(width: int | None) -> np.ndarray:
+        index.hnsw.efSearch = width or K
+        return index.search(cues, K)[1]
+
+    return {"rows/s": len(rows) / built, "lines": measure(search, truth, WIDTHS)}
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    sample = load_full() or load_sample()
+    rows = np.ascontiguousarray(sample.vectors[: arguments.rows], np.float32)
+    cues = np.ascontiguousarray(sample.query_vectors, np.float32)
+    rows, cues = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in (rows, cues))
+    truth, results = exact(rows, cues), {}
+    contenders = {"engram": with_engram, "hnswlib": with_hnswlib, "usearch int8": with_usearch, "faiss": with_faiss}
+    for name, run in contenders.items():
+        try:
+            results[name] = run(rows, cues, truth)
+        except ImportError:
+            continue
+        results[name]["at"] = {str(target): at(results[name]["lines"], target) for target in TARGETS}
+    if arguments.json:
+        print(json.dumps({"machine": platform.processor() or platform.machine(), "rows": len(rows), **results}))
+        return
+    table = Table("", "rows/s built", *(f"queries/s at {target}" for target in TARGETS), title=f"{len(rows):,} rows")
+    for name, result in results.items():
+        speeds = [f"{speed:,.0f}" if (speed := result["at"][str(t)]) else "not reached" for t in TARGETS]
+        table.add_row(name, f"{result['rows/s']:,.0f}", *speeds)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+//! Rows of one kind that are only ever added, read without locks while one writer adds.
+//!
+//! Rows lie in chunks that double in size and never move, so a slice handed out stays good for as long as the arena lives. A
+//! chunk is zeroed memory fresh from the system: what nobody has touched yet costs addresses, not memory. A row is written
+//! before the length that covers it is published (Release, Acquire), and never again, except through atomics inside it.
+//!
+//! Any thread may read; adding takes a mutex, so that there is one writer at a time whatever the caller does. Running out
+//! of memory ends the process, as everywhere in Rust. At most 2³² − 32 rows.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::sync::{AtomicUsize, Mutex, Ordering};
+
+/// Rows of the first chunk; chunk c has `FIRST << c`.
+const FIRST: usize = 32;
+const CHUNKS: usize = 27;
+/// Of a row so many cache lines are asked for; the CPU goes on by itself.
+const LINES_FETCHED: usize = 4;
+/// Chunks begin at a cache line.
+const ALIGN: usize = 64;
+
+/// What rows are made of.
+///
+/// # Safety
+/// All bits zero is a value, and dropping does nothing.
+pub unsafe trait Plain: Send + Sync + 'static {}
+
+// SAFETY: integers and atomics of integers.
+unsafe impl Plain for i8 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
+// SAFETY: zero bits are 0.0.
+unsafe impl Plain for f32 {}
+// SAFETY: as for integers.
+unsafe impl Plain for AtomicU32 {}
+// SAFETY: as for integers.
+unsafe impl Plain for AtomicU64 {}
+
+struct Chunk<T> {
+    start: NonNull<T>,
+    layout: Layout,
+}
+
+impl<T: Plain> Chunk<T> {
+    fn new(elements: usize) -> Self {
+        let layout = Layout::array::<T>(elements.max(1)).and_then(|l| l.align_to(ALIGN));
+        #[expect(clippy::expect_used, reason = "no machine has the memory for it")]
+        let layout = layout.expect("a chunk is smaller than the address space");
+        // SAFETY: the layout's size is not zero: at least one element, none of them of size zero (`Plain` is sealed by its list).
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start.cast::<T>()) else { handle_alloc_error(layout) };
+        Self { start, layout }
+    }
+}
+
+impl<T> Drop for Chunk<T> {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout; `Plain` elements need no drop.
+        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) }
+    }
+}
+
+// SAFETY: the chunk owns its memory, and `T` is Send + Sync; who may write is the arena's business.
+unsafe impl<T: Plain> Send for Chunk<T> {}
+// SAFETY: as above.
+unsafe impl<T: Plain> Sync for Chunk<T> {}
+
+/// Rows of `stride` elements.
+pub struct Arena<T: Plain> {
+    stride: usize,
+    chunks: [OnceLock<Chunk<T>>; CHUNKS],
+    len: AtomicUsize,
+    adding: Mutex<()>,
+}
+
+/// Chunk and place in it.
+#[inline]
+fn place(row: usize) -> (usize, usize) {
+    let shifted = row + FIRST;
+    let chunk = (shifted / FIRST).ilog2() as usize;
+    (chunk, shifted - (FIRST << chunk))
+}
+
+impl<T: Plain> Arena<T> {
+    #[must_use]
+    pub fn new(stride: usize) -> Self {
+        Self { stride, chunks: [const { OnceLock::new() }; CHUNKS], len: AtomicUsize::new(0), adding: Mutex::new(()) }
+    }
+
+    /// Elements of a row.
+    #[must_use]
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Rows that can be read.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds `rows` rows, which `write` fills one after the other (row among them, its elements, all zero before). They are
+    /// published together, when the last is written; a panic inside publishes none.
+    pub fn extend(&self, rows: usize, mut write: impl FnMut(usize, &mut [T])) {
+        let adding = self.adding.lock();
+        let begin = self.len.load(Ordering::Relaxed);
+        for i in 0..rows {
+            let (chunk, at) = place(begin + i);
+            let chunk = self.chunks[chunk].get_or_init(|| Chunk::new((FIRST << chunk) * self.stride));
+            // SAFETY: the place lies in the chunk, which has `FIRST << chunk` rows. Nobody reads it before the length is published,
+            // and nobody else writes: `adding` is held.
+            let row =
+                unsafe { std::slice::from_raw_parts_mut(chunk.start.as_ptr().add(at * self.stride), self.stride) };
+            write(i, row);
+        }
+        self.len.store(begin + rows, Ordering::Release);
+        drop(adding);
+    }
+
+    /// The elements of a row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[must_use]
+    #[inline]
+    pub fn row(&self, row: usize) -> &[T] {
+        assert!(row < self.len(), "row {row} of {}", self.len());
+        let (chunk, at) = place(row);
+        let Some(chunk) = self.chunks[chunk].get() else { unreachable!("rows below the length have a chunk") };
+        // SAFETY: published rows lie in their chunk and are not written again, as `extend` begins at the length.
+        unsafe { std::slice::from_raw_parts(chunk.start.as_ptr().add(at * self.stride), self.stride) }
+    }
+
+    /// Rows from `row` on that lie one after the other, at most up to `end`: their elements.
+    ///
+    /// # Panics
+    /// If `end` is beyond the length.
+    #[must_use]
+    pub fn run(&self, row: usize, end: usize) -> &[T] {
+        assert!(row <= end && end <= self.len(), "rows {row}..{end} of {}", self.len());
+        let (chunk, at) = place(row);
+        let rows = (end - row).min((FIRST << chunk) - at);
+        let Some(chunk) = self.chunks[chunk].get() else { return &[] };
+        // SAFETY: as in `row`; all of them are published, and lie in this chunk.
+        unsafe { std::slice::from_raw_parts(chunk.start.as_ptr().add(at * self.stride), rows * self.stride) }
+    }
+
+    /// Asks the CPU to fetch a row, or its begin; it need not exist.
+    #[inline]
+    pub fn prefetch(&self, row: usize) {
+        let (chunk, at) = place(row);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(chunk) = self.chunks.get(chunk).and_then(OnceLock::get) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let bytes = self.stride * size_of::<T>();
+            for line in (0..bytes.min(LINES_FETCHED * ALIGN)).step_by(ALIGN) {
+                // SAFETY: a prefetch reads nothing and never faults; the address lies in the chunk.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(chunk.start.as_ptr().add(at * self.stride).cast::<i8>().add(line))
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (chunk, at);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stay_where_they_are() {
+        let arena = Arena::<u32>::new(3);
+        arena.extend(0, |_, _| unreachable!());
+        for i in 0..5_000_u32 {
+            arena.extend(1, |at, row| {
+                assert_eq!((at, &*row), (0, &[0; 3][..]));
+                row.copy_from_slice(&[i, i + 1, i + 2]);
+            });
+        }
+        let first = arena.row(0).as_ptr();
+        arena.extend(3_000, |at, row| row[0] = at as u32);
+        assert_eq!((arena.len(), arena.row(0).as_ptr()), (8_000, first));
+        assert!((0..5_000).all(|i| arena.row(i) == [i as u32, i as u32 + 1, i as u32 + 2]));
+        let (mut at, mut runs) = (0, 0);
+        while at < 8_000 {
+            let run = arena.run(at, 8_000);
+            assert_eq!(run[0], if at < 5_000 { at as u32 } else { at as u32 - 5_000 });
+            (at, runs) = (at + run.len() / 3, runs + 1);
+        }
+        assert_eq!(runs, 8, "chunks of 32 to 4,096 rows");
+        (0..9_000).for_each(|row| arena.prefetch(row));
+    }
+
+    #[test]
+    fn readers_see_whole_rows_while_one_adds() {
+        let arena = Arena::<u64>::new(9);
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..20_000_u64).for_each(|i| arena.extend(1, |_, row| row.fill(i))));
+            let mut seen = 0;
+            while seen < 20_000 {
+                seen = arena.len();
+                if let Some(last) = seen.checked_sub(1) {
+                    assert!(arena.row(last).iter().all(|v| *v == last as u64));
+                }
+            }
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "row 1 of 1")]
+    fn a_row_that_is_not_there_is_a_bug() {
+        let arena = Arena::<f32>::new(1);
+        arena.extend(1, |_, _| {});
+        let _ = arena.row(1);
+    }
+}

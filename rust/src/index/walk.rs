@@ -1,0 +1,185 @@
+//! A walk through the graph: greedily down the levels, then with a beam.
+//!
+//! The beam holds the `ef` best rows met, in order; the best that was not followed yet is followed next, until all were. Deaths, births and filters play no
+//! part here: a walk passes over rows that may not be returned.
+
+use engram_kernels::{bytes_products_of, planes_products_of};
+
+use super::codec::{Coded, bits_tail_of};
+use super::graph::Graph;
+use super::rows::Rows;
+
+/// A set of rows, emptied in the time it took to fill.
+#[derive(Default)]
+struct Visited {
+    words: Vec<u64>,
+    touched: Vec<u32>,
+}
+
+impl Visited {
+    fn begin(&mut self, rows: usize) {
+        for word in self.touched.drain(..) {
+            self.words[word as usize] = 0;
+        }
+        if self.words.len() * 64 < rows {
+            self.words.resize(rows.div_ceil(64).next_power_of_two(), 0);
+        }
+    }
+
+    /// True the first time. A row that was linked since the walk began may lie behind the end: it is passed over.
+    #[inline]
+    fn add(&mut self, row: u32) -> bool {
+        let (word, bit) = (row / 64, 1 << (row % 64));
+        let Some(bits) = self.words.get_mut(word as usize) else { return false };
+        if *bits == 0 {
+            self.touched.push(word);
+        }
+        let new = *bits & bit == 0;
+        *bits |= bit;
+        new
+    }
+}
+
+/// A row met.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Met {
+    pub(super) score: f32,
+    pub(super) row: u32,
+    followed: bool,
+}
+
+/// Room for a walk.
+#[derive(Default)]
+pub(super) struct Scratch {
+    visited: Visited,
+    /// Best first.
+    pub(super) beam: Vec<Met>,
+    /// No walk goes here: as if the row were not there.
+    pub(super) barred: Option<u32>,
+    fresh: Vec<u32>,
+    scores: Vec<f32>,
+    products: Vec<i32>,
+    ones: Vec<u32>,
+}
+
+/// By which code rows are scored on the way.
+#[derive(Clone, Copy)]
+pub(super) enum By {
+    Bytes,
+    Bits,
+}
+
+impl Scratch {
+    fn score(&mut self, rows: &Rows, query: &Coded, by: By) {
+        self.scores.clear();
+        match (by, &rows.bits) {
+            (By::Bits, Some(bits)) => {
+                self.ones.resize(self.fresh.len(), 0);
+                planes_products_of(&query.planes, bits, &self.fresh, &mut self.ones);
+                let all = self.ones.iter().zip(&self.fresh);
+                self.scores.extend(all.map(|(product, row)| query.by_bits(*product, bits_tail_of(bits, *row)).0));
+            }
+            _ => {
+                self.products.resize(self.fresh.len(), 0);
+                bytes_products_of(&query.bytes, &rows.bytes, &self.fresh, &mut self.products);
+                let all = self.products.iter().zip(&self.fresh);
+                self.scores.extend(all.map(|(product, row)| query.by_bytes(*product, rows.factors.row(*row as usize))));
+            }
+        }
+    }
+
+    /// Takes a row into the beam, if it is good enough; where it stands.
+    #[inline]
+    fn meet(&mut self, score: f32, row: u32, ef: usize) -> usize {
+        if self.beam.len() >= ef && self.beam.last().is_some_and(|last| score <= last.score) {
+            return usize::MAX;
+        }
+        let at = self.beam.partition_point(|met| met.score >= score);
+        if self.beam.len() >= ef {
+            self.beam.pop();
+        }
+        self.beam.insert(at, Met { score, row, followed: false });
+        at
+    }
+
+    /// Walks level `level` from `from`; the beam holds the `ef` best of what was met.
+    pub(super) fn walk(
+        &mut self,
+        graph: &Graph,
+        rows: &Rows,
+        query: &Coded,
+        by: By,
+        from: &[u32],
+        level: usize,
+        ef: usize,
+    ) {
+        self.visited.begin(rows.len());
+        self.barred.map(|row| self.visited.add(row));
+        self.beam.clear();
+        self.fresh.clear();
+        for row in from {
+            if self.visited.add(*row) {
+                self.fresh.push(*row);
+            }
+        }
+        self.score(rows, query, by);
+        for i in 0..self.fresh.len() {
+            self.meet(self.scores[i], self.fresh[i], ef);
+        }
+        let mut next = 0;
+        while let Some(met) = self.beam.get_mut(next) {
+            if met.followed {
+                next += 1;
+                continue;
+            }
+            met.followed = true;
+            let row = met.row;
+            if let Some(after) = self.beam.get(next + 1) {
+                graph.prefetch(after.row);
+            }
+            self.fresh.clear();
+            for to in graph.links(row, level) {
+                if self.visited.add(to) {
+                    rows.prefetch(to, by);
+                    self.fresh.push(to);
+                }
+            }
+            self.score(rows, query, by);
+            for i in 0..self.fresh.len() {
+                let at = self.meet(self.scores[i], self.fresh[i], ef);
+                if at <= next {
+                    next = at;
+                    graph.prefetch(self.fresh[i]);
+                }
+            }
+        }
+    }
+
+    /// The `most` best of some rows.
+    pub(super) fn best(
+        &mut self,
+        rows: &Rows,
+        query: &Coded,
+        of: &[u32],
+        most: usize,
+    ) -> impl Iterator<Item = u32> + '_ {
+        self.fresh.clear();
+        self.fresh.extend_from_slice(of);
+        self.score(rows, query, By::Bits);
+        self.beam.clear();
+        for i in 0..self.fresh.len() {
+            self.meet(self.scores[i], self.fresh[i], most);
+        }
+        self.beam.iter().map(|met| met.row)
+    }
+
+    /// From the entry down to level `to`: the best row met on the way.
+    pub(super) fn descend(&mut self, graph: &Graph, rows: &Rows, query: &Coded, by: By, to: usize) -> Option<u32> {
+        let (mut at, top) = graph.entry()?;
+        for level in (to + 1..=top).rev() {
+            self.walk(graph, rows, query, by, &[at], level, 1);
+            at = self.beam.first()?.row;
+        }
+        Some(at)
+    }
+}
