@@ -110,14 +110,14 @@ fn recall_holds_while_it_grows() {
             for n in 0..3_000 {
                 rows.add(clustered(&mut rng, dim, &centres));
                 if n % 4 == 0 && n > 40 {
-                    rows.index.build(3);
+                    rows.index.build();
                 }
                 if [0, 1, 50, 700, 2_999].contains(&n) {
                     let recall = rows.recall(&cues, 10, |_| true);
                     assert!(recall >= 0.95, "{metric:?} dim {dim}, {n} rows, {} linked: {recall}", rows.index.linked());
                 }
             }
-            while rows.index.build(64) {}
+            while rows.index.build() {}
             let recall = rows.recall(&cues, 10, |_| true);
             assert!(recall >= 0.95, "{metric:?} dim {dim}: {recall}");
             let health = rows.index.check().unwrap();
@@ -134,7 +134,7 @@ fn deaths_and_filters_leave_k() {
     let cues: Vec<Vec<f32>> = (0..20).map(|_| clustered(&mut rng, dim, &centres)).collect();
     let mut rows = Rows::new(dim, Metric::Cosine);
     (0..6_000).for_each(|_| rows.add(clustered(&mut rng, dim, &centres)));
-    while rows.index.build(256) {}
+    while rows.index.build() {}
     for every in [2, 20, 200, 6_000] {
         let recall = rows.recall(&cues, 10, |row| row % every == 1);
         assert!(recall >= 0.95, "one of {every}: {recall}");
@@ -157,7 +157,7 @@ fn copies_by_the_thousand() {
         for n in 0..4_000 {
             rows.add(if n % 4 == 0 { clustered(&mut rng, dim, &centres) } else { copy.clone() });
         }
-        while rows.index.build(100) {}
+        while rows.index.build() {}
         let mut cues: Vec<Vec<f32>> = (0..20).map(|_| clustered(&mut rng, dim, &centres)).collect();
         cues.push(copy);
         assert!(rows.recall(&cues, 10, |_| true) >= 0.95, "{metric:?}");
@@ -166,7 +166,7 @@ fn copies_by_the_thousand() {
     }
 }
 
-/// Readers while one thread appends and another links: no row that is not there, every own row found at once (O6).
+/// Readers while one thread appends and two link: no row that is not there, every own row found at once (O6).
 #[test]
 fn readers_beside_a_writer_and_a_builder() {
     let dim = 128;
@@ -174,11 +174,12 @@ fn readers_beside_a_writer_and_a_builder() {
     let vectors: Vec<Vec<f32>> = (0..4_000).map(|_| (0..dim).map(|_| uniform(&mut rng)).collect()).collect();
     let index = Index::new(dim as u32, Metric::Cosine, 3);
     std::thread::scope(|scope| {
-        let builder = scope.spawn(|| {
+        let build = || {
             while index.linked() < 4_000 {
-                index.build(16);
+                index.build();
             }
-        });
+        };
+        let builders = [scope.spawn(build), scope.spawn(build)];
         for reader in 0..2 {
             let (index, vectors) = (&index, &vectors);
             scope.spawn(move || {
@@ -206,7 +207,7 @@ fn readers_beside_a_writer_and_a_builder() {
         for (i, vector) in vectors.iter().enumerate() {
             index.append(Generation(i as u64 + 1), &bytes(vector), inverse_norm(vector));
         }
-        builder.join().unwrap();
+        builders.into_iter().for_each(|builder| builder.join().unwrap());
     });
     let health = index.check().unwrap();
     assert_eq!((health.rows, health.reached), (4_000, 4_000));

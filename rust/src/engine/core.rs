@@ -20,8 +20,8 @@ use crate::types::codec::Seed;
 use crate::types::{Config, PartitionId, SpaceId};
 use crate::wal::Supply;
 
-/// Rows that one step puts into an index, or links.
-const BUILD_ROWS: usize = 64;
+/// Rows that one step puts into an index after a start.
+pub(super) const BUILD_ROWS: usize = 64;
 
 /// Bytes written since the start, by what they were for.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::calls::{Admission, Prepared};
-use super::core::Core;
+use super::core::{BUILD_ROWS, Core};
 use super::threads::{HELPING, Threads};
 use crate::env::{Env, Scheduler, Task};
 use crate::error::Error;
@@ -172,8 +172,11 @@ impl Engine {
                 let what = format!("absorbing up to generation {wanted}: it is at {absorbed}");
                 return Err(Error::Timeout { what });
             }
-            self.core.scheduler.wake(Task::Builder);
-            std::thread::park_timeout(ABSORB_LOOK);
+            // Who waits helps.
+            if !space.build_index(BUILD_ROWS) {
+                self.core.scheduler.wake(Task::Builder);
+                std::thread::park_timeout(ABSORB_LOOK);
+            }
             looked += 1;
             if looked.is_multiple_of(16) {
                 pulse()?;

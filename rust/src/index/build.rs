@@ -1,8 +1,8 @@
 //! Links for rows that have none: a batch at a time, oldest first.
 //!
 //! First every row of the batch looks for its neighbours: in the graph as it stands, and among the rows of the batch before it. Nothing
-//! changes meanwhile, so rows could be looked up by several threads. Then the links are written, the batch's own first, then those back,
-//! grouped by the row they lead from; at the end `end` moves behind the batch. (Two phases a batch: ParlayANN, PPoPP 2024, arXiv 2305.04359.)
+//! changes meanwhile, so several threads may look, a piece each. Then one writes the batch's own links, and all write those back, each list
+//! by one thread; at the end `end` moves behind the batch. The links do not depend on who did what. (Phases: ParlayANN, PPoPP 2024, arXiv 2305.04359.)
 //!
 //! Who becomes a neighbour: of the candidates, nearest first, those that are nearer to the row than to any neighbour taken before (the
 //! heuristic of the HNSW paper, algorithm 4). A list that overflows is chosen anew, with room left for some more.
@@ -10,7 +10,11 @@
 //! Every row but the first has a parent among its neighbours on level 0; parent and child keep their links to each other, whatever is chosen. So
 //! every row is within reach of every other, copies of one vector by the thousand included.
 
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use engram_kernels::bytes_products_of;
+use parking_lot::Mutex;
 
 use super::calibrate::{Trial, is_due};
 use super::codec::Coded;
@@ -28,17 +32,19 @@ const CHILDREN: u32 = 8;
 /// Neighbours asked at once whether one is nearer.
 const ASKED: usize = 4;
 
-/// Room for building.
+/// Rows of a batch, and of a piece of it.
+const BATCH: usize = 256;
+const PIECE: usize = 32;
+
+/// Room for one thread's work on a piece.
 #[derive(Default)]
-pub(super) struct Work {
+struct Work {
     scratch: Scratch,
     query: Coded,
     peers: Vec<u32>,
     products: Vec<i32>,
     chosen: Vec<u32>,
     links: Vec<NewLink>,
-    trial: Option<Trial>,
-    tried: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -48,54 +54,174 @@ struct NewLink {
     to: u32,
 }
 
+/// What a batch is at.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Idle,
+    /// Rows look for their neighbours.
+    Look,
+    /// Those link back.
+    Back,
+}
+
+/// A batch under way: whoever comes takes a piece of its phase, the last to end one begins the next.
+#[derive(Default)]
+struct Batch {
+    phase: Phase,
+    begin: usize,
+    end: usize,
+    /// The first that nobody took yet: rows, or groups of links back.
+    next: usize,
+    /// Pieces taken and not done.
+    open: usize,
+    /// A piece panicked: the batch is begun again when the others are done.
+    broken: bool,
+    links: Vec<NewLink>,
+    /// Ends of the groups among `links`.
+    groups: Vec<usize>,
+}
+
+/// Everything that building keeps between its steps.
+#[derive(Default)]
+pub(super) struct Building {
+    batch: Mutex<Batch>,
+    spare: Mutex<Vec<Work>>,
+    trial: Mutex<(Option<Trial>, usize)>,
+}
+
 struct Builder<'a> {
     graph: &'a Graph,
     rows: &'a Rows,
 }
 
-/// Links the next rows, at most `most`, or goes on with a trial of the graph; false if there is nothing to do.
-pub(super) fn step(graph: &Graph, rows: &Rows, most: usize, work: &mut Work) -> bool {
-    if let Some(mut trial) = work.trial.take() {
-        match trial.step(graph, rows, &mut work.scratch) {
-            Ok(None) => work.trial = Some(trial),
+/// A piece of work on the graph; false if there is nothing to do. Any number of threads.
+pub(super) fn step(graph: &Graph, rows: &Rows, building: &Building) -> bool {
+    let mut work = building.spare.lock().pop().unwrap_or_default();
+    let moved = building.try_out(graph, rows, &mut work) || Builder { graph, rows }.link(&building.batch, &mut work);
+    building.spare.lock().push(work);
+    moved
+}
+
+impl Building {
+    /// A step of a trial, if one is due and nobody is at it.
+    fn try_out(&self, graph: &Graph, rows: &Rows, work: &mut Work) -> bool {
+        let Some(mut trials) = self.trial.try_lock() else {
+            return false;
+        };
+        let (trial, tried) = &mut *trials;
+        if trial.is_none() && is_due(graph.end(), *tried) {
+            *tried = graph.end();
+            *trial = Some(Trial::new(graph.end()));
+        }
+        let Some(mut running) = trial.take() else {
+            return false;
+        };
+        match running.step(graph, rows, &mut work.scratch) {
+            Ok(None) => *trial = Some(running),
             Ok(Some(width)) => graph.set_width(width),
             Err(_) => {}
         }
-        return true;
+        true
     }
-    let linked = link(graph, rows, most, work);
-    if is_due(graph.end(), work.tried) {
-        work.tried = graph.end();
-        work.trial = Some(Trial::new(graph.end()));
-        return true;
-    }
-    linked
 }
 
-/// Links the next rows, at most `most`; false if all are.
-fn link(graph: &Graph, rows: &Rows, most: usize, work: &mut Work) -> bool {
-    let begin = graph.end();
-    let end = rows.len().min(begin + most);
-    for row in graph.len()..end {
-        graph.add(graph.level_of(rows.generation(row as u32).0));
+impl Batch {
+    /// Takes a piece of what is left of `all`.
+    fn take(&mut self, all: usize, most: usize) -> Range<usize> {
+        let piece = self.next..all.min(self.next + most);
+        self.next = piece.end;
+        self.open += usize::from(!piece.is_empty());
+        piece
     }
-    let builder = Builder { graph, rows };
-    work.links.clear();
-    for row in begin..end {
-        builder.look(row as u32, begin as u32, work);
-    }
-    builder.write(work);
-    for row in begin..end {
-        let level = builder.level(row as u32);
-        if graph.entry().is_none_or(|(_, top)| top < level) {
-            graph.enter_at(row as u32, level);
+
+    /// A piece is done; whether it was the last of `all`.
+    fn done(&mut self, all: usize, well: bool) -> bool {
+        self.open -= 1;
+        self.broken |= !well;
+        let last = self.open == 0 && (self.next == all || self.broken);
+        if last && self.broken {
+            *self = Self::default();
+            return false;
         }
+        last
     }
-    graph.publish(end);
-    end > begin
 }
 
 impl Builder<'_> {
+    /// A piece of the batch under way, or of the next.
+    fn link(&self, batch: &Mutex<Batch>, work: &mut Work) -> bool {
+        let mut state = batch.lock();
+        if state.phase == Phase::Idle && !self.begin(&mut state) {
+            return false;
+        }
+        let (all, looks) = match state.phase {
+            Phase::Look => (state.end - state.begin, true),
+            _ => (state.groups.len(), false),
+        };
+        let piece = state.take(all, PIECE);
+        if piece.is_empty() || state.broken {
+            // Others are at the last pieces.
+            state.open -= usize::from(!piece.is_empty());
+            drop(state);
+            std::thread::yield_now();
+            return true;
+        }
+        let begin = state.begin;
+        let done = if looks {
+            drop(state);
+            work.links.clear();
+            catch_unwind(AssertUnwindSafe(|| {
+                piece.clone().for_each(|row| self.look((begin + row) as u32, begin as u32, work));
+            }))
+        } else {
+            let from = piece.start.checked_sub(1).map_or(0, |before| state.groups[before]);
+            let links: Vec<NewLink> = state.links[from..state.groups[piece.end - 1]].to_vec();
+            drop(state);
+            catch_unwind(AssertUnwindSafe(|| {
+                for back in links.chunk_by(|a, b| (a.to, a.level) == (b.to, b.level)) {
+                    self.link_back(back, work);
+                }
+            }))
+        };
+        let mut state = batch.lock();
+        if looks {
+            state.links.append(&mut work.links);
+        }
+        if state.done(all, done.is_ok()) {
+            if looks { self.write(&mut state) } else { self.end(&mut state) }
+        }
+        drop(state);
+        done.map_or_else(|panic| resume_unwind(panic), |()| true)
+    }
+
+    /// Opens the next batch; false if all rows are linked.
+    fn begin(&self, state: &mut Batch) -> bool {
+        state.begin = self.graph.end();
+        state.end = self.rows.len().min(state.begin + BATCH);
+        for row in self.graph.len()..state.end {
+            self.graph.add(self.level(row as u32));
+        }
+        (state.phase, state.next) = (Phase::Look, 0);
+        state.links.clear();
+        if state.begin == state.end {
+            state.phase = Phase::Idle;
+        }
+        state.begin < state.end
+    }
+
+    /// All is linked, both ways.
+    fn end(&self, state: &mut Batch) {
+        for row in state.begin as u32..state.end as u32 {
+            let level = self.level(row);
+            if self.graph.entry().is_none_or(|(_, top)| top < level) {
+                self.graph.enter_at(row, level);
+            }
+        }
+        self.graph.publish(state.end);
+        state.phase = Phase::Idle;
+    }
+
     fn level(&self, row: u32) -> usize {
         self.graph.level_of(self.rows.generation(row).0)
     }
@@ -165,9 +291,11 @@ impl Builder<'_> {
         })
     }
 
-    /// Writes the new links and those back.
-    fn write(&self, work: &mut Work) {
-        let mut links = std::mem::take(&mut work.links);
+    /// Writes the batch's own links, and groups those back by the row they lead from.
+    fn write(&self, state: &mut Batch) {
+        let mut links = std::mem::take(&mut state.links);
+        // Pieces end in any order; which parent has room must not depend on it.
+        links.sort_by_key(|link| (link.from, std::cmp::Reverse(link.level)));
         let mut own = Vec::new();
         for chosen in links.chunk_by_mut(|a, b| (a.from, a.level) == (b.from, b.level)) {
             own.clear();
@@ -185,11 +313,18 @@ impl Builder<'_> {
             self.graph.set_links(row, level, &own);
         }
         links.sort_unstable_by_key(|link| (link.level, link.to, link.from));
-        for back in links.chunk_by(|a, b| (a.to, a.level) == (b.to, b.level)) {
-            let sources: Vec<u32> = back.iter().map(|link| link.from).collect();
-            self.link_back(back[0].to, back[0].level as usize, &sources, work);
+        let mut at = 0;
+        let groups = links.chunk_by(|a, b| (a.to, a.level) == (b.to, b.level));
+        state.groups = groups
+            .map(|group| {
+                at += group.len();
+                at
+            })
+            .collect();
+        (state.links, state.phase, state.next) = (links, Phase::Back, 0);
+        if state.groups.is_empty() {
+            self.end(state);
         }
-        work.links = links;
     }
 
     /// The nearest of a row's neighbours that may have one more child; if none may, a descendant of the nearest, or the row before: it
@@ -210,11 +345,12 @@ impl Builder<'_> {
         at
     }
 
-    /// `row` links to `sources` too.
-    fn link_back(&self, row: u32, level: usize, sources: &[u32], work: &mut Work) {
+    /// A row links back to all that link to it now.
+    fn link_back(&self, back: &[NewLink], work: &mut Work) {
+        let (row, level) = (back[0].to, back[0].level as usize);
         let (room, keep) = if level == 0 { (LINKS_BASE, KEPT_BASE) } else { (LINKS, KEPT) };
         let mut all: Vec<u32> = self.graph.links(row, level).collect();
-        let new = sources.iter().filter(|source| !all.contains(source)).copied().collect::<Vec<_>>();
+        let new = back.iter().map(|link| link.from).filter(|from| !all.contains(from)).collect::<Vec<_>>();
         all.extend(new);
         if all.len() > room {
             let kin: Vec<u32> = all.iter().filter(|to| level == 0 && self.graph.are_kin(row, **to)).copied().collect();

@@ -6,7 +6,7 @@
 //! An [`Index`] answers from codes in memory: a graph over its first rows, and the rest, the tail, looked through row by row; both only propose, exact
 //! scores decide. It knows vectors by what they are coded to, and asks its caller for exact scores. It is derived: made from the rows, at any time again.
 //!
-//! One thread appends (its space's lock), one builds (its own lock); any thread searches, without either.
+//! One thread appends (its space's lock); any thread builds, a piece at a time, and any thread searches, without locks.
 
 mod build;
 mod calibrate;
@@ -21,7 +21,7 @@ mod walk;
 
 use parking_lot::Mutex;
 
-use build::{Work, step};
+use build::{Building, step};
 use candidates::Candidates;
 pub use check::Health;
 use codec::{Coded, Draft};
@@ -42,7 +42,7 @@ pub struct Index {
     rows: Rows,
     graph: Graph,
     draft: Mutex<Draft>,
-    work: Mutex<Work>,
+    building: Building,
     spare: Mutex<Vec<Room>>,
 }
 
@@ -60,7 +60,7 @@ impl Index {
             rows: Rows::new(dim as usize, metric, seed),
             graph: Graph::new(seed),
             draft: Mutex::default(),
-            work: Mutex::default(),
+            building: Building::default(),
             spare: Mutex::default(),
         }
     }
@@ -91,9 +91,9 @@ impl Index {
         self.rows.kill(generation, death);
     }
 
-    /// Links up to `most` rows more, or looks how good the graph is; false if there is nothing to do, or another thread is at it.
-    pub fn build(&self, most: usize) -> bool {
-        self.work.try_lock().is_some_and(|mut work| step(&self.graph, &self.rows, most, &mut work))
+    /// Does a piece of work on the graph: links some rows, or looks how good it is; false if there is nothing to do. Any number of threads.
+    pub fn build(&self) -> bool {
+        step(&self.graph, &self.rows, &self.building)
     }
 
     /// How wide a walk for ten must be, by what was measured; None: rows are looked through.
@@ -147,7 +147,9 @@ impl Index {
     ) -> Result<Candidates, Error> {
         let mut ef = ef.unwrap_or_else(|| self.graph.width()).max(k + k / 2);
         while ef.saturating_mul(SCAN_SHARE) < linked {
-            let Some(from) = room.scratch.descend(&self.graph, &self.rows, query, By::Bytes, 0) else { break };
+            let Some(from) = room.scratch.descend(&self.graph, &self.rows, query, By::Bytes, 0) else {
+                break;
+            };
             room.scratch.walk(&self.graph, &self.rows, query, By::Bytes, &[from], 0, ef);
             let (mut found, mut returned) = (Candidates::new(k), 0);
             for met in room.scratch.beam.iter().filter(|met| (met.row as usize) < linked) {

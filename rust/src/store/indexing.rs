@@ -87,13 +87,13 @@ impl Space {
         index.first_unlinked().map_or(watermark, |first| watermark.min(Generation(first.0 - 1)))
     }
 
-    /// Brings the index nearer to the rows, by about `most` of them; false if there is nothing to do.
+    /// Does a piece of work on the index: puts up to `most` rows into it after a start, or some into its graph; false if there is nothing to do.
     pub fn build_index(&self, most: usize) -> bool {
         let indexing = &self.indexing;
         if indexing.is_behind() {
             return !indexing.unfit.load(Ordering::Relaxed) && self.catch_up(most);
         }
-        indexing.index.rows() >= indexing.graph_rows_min && indexing.index.build(most)
+        indexing.index.rows() >= indexing.graph_rows_min && indexing.index.build()
     }
 
     fn catch_up(&self, most: usize) -> bool {
