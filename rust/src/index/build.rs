@@ -247,7 +247,7 @@ impl Builder<'_> {
             near.extend(work.scratch.beam.iter().map(|met| met.row));
             work.peers.clear();
             work.peers.extend((begin..row).filter(|peer| level == 0 || self.level(*peer) >= level));
-            near.extend(work.scratch.best(self.rows, &query, &work.peers, EF_CONSTRUCTION));
+            near.extend(work.scratch.best(self.rows, &query, &work.peers, LINKS));
             self.choose(row, &mut near, LINKS, &mut work.products);
             work.links.extend(near.iter().map(|to| NewLink { level: level as u32, from: row, to: *to }));
             work.chosen = near;
@@ -270,7 +270,7 @@ impl Builder<'_> {
         // Of equals the latest comes first: copies of one vector make a chain, not a star.
         scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
         near.clear();
-        for (score, to) in scored {
+        for (score, to) in scored.into_iter().take(EF_CONSTRUCTION) {
             if near.len() == most {
                 break;
             }
