@@ -105,7 +105,7 @@ fn recall_holds_while_it_grows() {
         for dim in [1, 3, 17, 96, 130] {
             let mut rng = Pcg64::new(dim as u128, 9);
             let centres: Vec<Vec<f32>> = (0..20).map(|_| (0..dim).map(|_| uniform(&mut rng)).collect()).collect();
-            let cues: Vec<Vec<f32>> = (0..30).map(|_| clustered(&mut rng, dim, &centres)).collect();
+            let cues: Vec<Vec<f32>> = (0..150).map(|_| clustered(&mut rng, dim, &centres)).collect();
             let mut rows = Rows::new(dim, metric);
             for n in 0..3_000 {
                 rows.add(clustered(&mut rng, dim, &centres));

@@ -1,6 +1,6 @@
 //! How wide must a walk be? Measured on the rows themselves, so that nobody has to know (G6).
 //!
-//! When a graph has grown by half, some of its rows serve as cues; walks go round them, as if each were not there, and copies of others are left out: both would be
+//! When a graph has grown enough, some of its rows serve as cues; walks go round them, as if each were not there, and copies of others are left out: both would be
 //! found too easily. For each cue the ten nearest linked
 //! rows are found by looking at all, then by walks of rising width. The least width that finds enough of them is taken from then on; if none does, rows are
 //! looked through instead. A step does one cue, so that building goes on between.
@@ -12,16 +12,20 @@ use super::rows::Rows;
 use super::scan::{Block, Visible};
 use super::walk::{By, Scratch};
 use crate::error::Error;
-use crate::types::Generation;
+use crate::types::{Generation, Metric};
 
 /// Widths tried.
-const LADDER: [usize; 11] = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
+const LADDER: [usize; 11] = [32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512];
 const CUES: usize = 64;
 /// Rows that are looked at for cues.
 const LOOKS: usize = 4 * CUES;
 const NEAREST: usize = 10;
-/// 0.95 is promised; the rest is for the error of a sample, and for what the graph grows until the next trial.
-const TARGET: f32 = 0.96;
+/// What must be found, less the error of the sample, so that 0.95 is: a row that is walked round leaves a hole, and cues of others' making find
+/// a hundredth more. Not so by inner product, where rows of great norm are near to every cue, and a row's own neighbours easier than others'.
+const TARGET: f32 = 0.945;
+const TARGET_INNER_PRODUCT: f32 = 0.97;
+/// From so many rows on a graph is tried when it has doubled; before, when it has grown by half.
+const DOUBLES_FROM: usize = 16_384;
 /// A graph of fewer rows is not worth a trial.
 const ROWS_MIN: usize = 1_024;
 
@@ -30,23 +34,26 @@ pub(super) struct Trial {
     linked: usize,
     cues: usize,
     looked: usize,
-    found: [usize; LADDER.len()],
-    wanted: usize,
+    /// Of what each cue found, the share: summed, and squared and summed.
+    shares: [(f32, f32); LADDER.len()],
 }
 
-/// Whether a graph of `linked` rows, last tried at `tried`, is due for a trial.
+/// Whether a graph of `linked` rows, last tried at `tried`, is due for a trial: trials of large ones cost more, and say less that is new.
 pub(super) fn is_due(linked: usize, tried: usize) -> bool {
-    linked >= ROWS_MIN.max(tried + tried / 2)
+    let grown = if tried < DOUBLES_FROM { tried + tried / 2 } else { 2 * tried };
+    linked >= ROWS_MIN.max(grown)
 }
 
 impl Trial {
     pub(super) fn new(linked: usize) -> Self {
-        Self { linked, cues: 0, looked: 0, found: [0; LADDER.len()], wanted: 0 }
+        Self { linked, cues: 0, looked: 0, shares: [(0.0, 0.0); LADDER.len()] }
     }
 
     /// Tries one more cue. At the end: the width, or usize::MAX if none is enough.
     pub(super) fn step(&mut self, graph: &Graph, rows: &Rows, scratch: &mut Scratch) -> Result<Option<usize>, Error> {
-        let cue = self.looked * (self.linked / LOOKS);
+        // Golden steps: however many are looked at, they lie all over the rows.
+        let part = (self.looked as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let cue = ((part * self.linked as u64) >> 32) as usize;
         self.looked += 1;
         let mut query = Coded::default();
         rows.codec.query_of_row(rows.bytes.row(cue), rows.factors.row(cue), &mut query);
@@ -58,12 +65,12 @@ impl Trial {
         rows.scan(&query, (0, self.linked), &mut visible, &mut Block::default(), &mut truth)?;
         let is_copy = |row: Generation| rows.bytes.row(rows.up_to(row) - 1) == rows.bytes.row(cue);
         let Some((_, nearest, worst)) = truth.estimated().filter(|(best, ..)| !is_copy(*best)) else {
-            return Ok(self.end());
+            return Ok(self.end(rows));
         };
-        (self.wanted, self.cues) = (self.wanted + nearest, self.cues + 1);
+        self.cues += 1;
         scratch.barred = Some(cue as u32);
         let mut found = 0;
-        for (ef, sum) in LADDER.iter().zip(&mut self.found) {
+        for (ef, (sum, squares)) in LADDER.iter().zip(&mut self.shares) {
             if found < nearest
                 && let Some(from) = scratch.descend(graph, rows, &query, By::Bytes, 0)
             {
@@ -71,16 +78,23 @@ impl Trial {
                 let good = scratch.beam.iter().filter(|met| met.score >= worst && met.row as usize != cue);
                 found = good.take(nearest).count();
             }
-            *sum += found;
+            let share = found as f32 / nearest as f32;
+            (*sum, *squares) = (*sum + share, *squares + share * share);
         }
         scratch.barred = None;
-        Ok(self.end())
+        Ok(self.end(rows))
     }
 
-    fn end(&self) -> Option<usize> {
+    fn end(&self, rows: &Rows) -> Option<usize> {
+        let target = if rows.codec.metric == Metric::InnerProduct { TARGET_INNER_PRODUCT } else { TARGET };
         // Nothing but copies: there is nothing to go by.
-        let enough = |found: &usize| self.wanted > 0 && *found as f32 >= TARGET * self.wanted as f32;
-        let width = || self.found.iter().position(enough).map_or(usize::MAX, |at| LADDER[at]);
+        let cues = self.cues.max(1) as f32;
+        let enough = |(sum, squares): &(f32, f32)| {
+            let mean = sum / cues;
+            let error = ((squares / cues - mean * mean).max(0.0) / cues).sqrt();
+            mean - error >= target
+        };
+        let width = || self.shares.iter().position(enough).map_or(usize::MAX, |at| LADDER[at]);
         (self.cues == CUES || self.looked == LOOKS).then(width)
     }
 }

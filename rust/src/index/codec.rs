@@ -19,7 +19,7 @@ const BITS_SIGMAS: f32 = 3.2;
 const BYTES_SIGMAS: f32 = 4.0;
 
 pub(super) struct Codec {
-    metric: Metric,
+    pub(super) metric: Metric,
     dim: usize,
     padded: usize,
     rotation: Option<Rotation>,
