@@ -161,8 +161,11 @@ impl Builder<'_> {
         };
         let piece = state.take(all, PIECE);
         if piece.is_empty() || state.broken {
-            // Others are at the last pieces.
+            // Others are at the last pieces; if nobody is, whoever ended them panicked.
             state.open -= usize::from(!piece.is_empty());
+            if state.open == 0 {
+                *state = Batch::default();
+            }
             drop(state);
             std::thread::yield_now();
             return true;
@@ -244,7 +247,8 @@ impl Builder<'_> {
             }
             let mut near = std::mem::take(&mut work.chosen);
             near.clear();
-            near.extend(work.scratch.beam.iter().map(|met| met.row));
+            // Rows of this batch are reached if it was begun before, and broken off: they are peers.
+            near.extend(work.scratch.beam.iter().map(|met| met.row).filter(|to| *to < begin));
             work.peers.clear();
             work.peers.extend((begin..row).filter(|peer| level == 0 || self.level(*peer) >= level));
             near.extend(work.scratch.best(self.rows, &query, &work.peers, LINKS));
@@ -301,9 +305,8 @@ impl Builder<'_> {
             own.clear();
             own.extend(chosen.iter().map(|link| link.to));
             let (row, level) = (chosen[0].from, chosen[0].level as usize);
-            if level == 0 && self.graph.parent(row).is_none() {
-                let parent = self.parent_for(row, &own);
-                self.graph.adopt(parent, row);
+            if level == 0 {
+                let parent = self.graph.parent(row).unwrap_or_else(|| self.adopted(row, &own));
                 if !own.contains(&parent) {
                     // The farthest makes place.
                     let last = own.len() - 1;
@@ -345,6 +348,12 @@ impl Builder<'_> {
         at
     }
 
+    fn adopted(&self, row: u32, own: &[u32]) -> u32 {
+        let parent = self.parent_for(row, own);
+        self.graph.adopt(parent, row);
+        parent
+    }
+
     /// A row links back to all that link to it now.
     fn link_back(&self, back: &[NewLink], work: &mut Work) {
         let (row, level) = (back[0].to, back[0].level as usize);
@@ -364,5 +373,40 @@ impl Builder<'_> {
             }
         }
         self.graph.set_links(row, level, &all);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::Index;
+    use super::*;
+    use crate::types::{Generation, Metric};
+
+    /// A piece that panicked takes its batch with it, in either phase; what was done already does not stand in the way of the next attempt.
+    #[test]
+    fn a_batch_that_broke_is_begun_again() {
+        let index = Index::new(64, Metric::L2, 1);
+        for row in 0..700_u64 {
+            let vector: Vec<u8> = (0..64).flat_map(|i| (((row * 7 + i * row) % 61) as f32).to_le_bytes()).collect();
+            index.append(Generation(row + 1), &vector, 0.1);
+        }
+        let builder = Builder { graph: &index.graph, rows: &index.rows };
+        for phase in [Phase::Look, Phase::Back, Phase::Back] {
+            while index.building.batch.lock().phase != phase {
+                assert!(index.build());
+            }
+            index.build();
+            let mut state = index.building.batch.lock();
+            let all = if phase == Phase::Look { state.end - state.begin } else { state.groups.len() };
+            assert!(!state.take(all, PIECE).is_empty() && !state.done(all, false) && state.phase == Phase::Idle);
+        }
+        // One that ended its batch and panicked then.
+        let mut state = index.building.batch.lock();
+        assert!(builder.begin(&mut state));
+        state.next = state.end - state.begin;
+        drop(state);
+        while index.build() {}
+        let health = index.check().unwrap();
+        assert_eq!((health.rows, health.reached), (700, 700));
     }
 }
