@@ -186,7 +186,7 @@ class Hit(Memory):
     score : float
         Greater is closer: cosine similarity, inner product, or minus the squared distance.
     provisional : bool
-        Not settled yet; never so where every row is scanned.
+        The index's graph does not answer for it yet; its `confidence` is lowered by up to a tenth for the first 100 ms.
     why : dict
         By which route it came, with that route's score.
     """
@@ -201,8 +201,8 @@ class Hit(Memory):
 
     @property
     def provisional(self) -> bool:
-        """Whether the answer may still change as the index settles."""
-        return False
+        """Whether the index's graph does not answer for it yet."""
+        return self._inner.provisional
 
     @property
     def why(self) -> dict[str, float]:

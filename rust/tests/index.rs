@@ -1,10 +1,14 @@
 //! The index against brute force: every metric, odd dimensions, while it grows, after deaths, under filters, with copies.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::collections::BTreeSet;
 
+use common::{Rig, tiny};
+use engram_core::engine::Reading;
 use engram_core::index::{Cue, Index, Near, TopK, Visible};
-use engram_core::types::{Generation, Metric};
+use engram_core::types::{Config, Durability, Generation, Metric};
 use rand_core::Rng;
 use rand_pcg::Pcg64;
 
@@ -211,4 +215,32 @@ fn readers_beside_a_writer_and_a_builder() {
     });
     let health = index.check().unwrap();
     assert_eq!((health.rows, health.reached), (4_000, 4_000));
+}
+
+/// G7: a hit that the graph does not answer for yet is provisional, its confidence lowered, by less the older it is; absorbed, it is whole.
+#[test]
+fn what_is_not_absorbed_is_provisional() {
+    let rig = Rig::new(Config { partitions: 1, ..tiny() });
+    rig.create("a", Durability::Sync);
+    let space = rig.core.space("a").unwrap();
+    assert!(space.index_at(space.watermark()).is_some(), "a new space is not behind");
+    let first = rig.push("a", &[1]).unwrap();
+    while first.outcome().is_none() {
+        rig.core.step_partition(0);
+        rig.core.partitions[0].port.run_one();
+        rig.core.step_maintenance();
+        rig.core.maintenance_port.run_one();
+    }
+    let seen = || {
+        let (_, found) = rig.core.recall(&space, &[1.0, 2.0, 3.0], 1, Reading::default()).unwrap();
+        (found[0].provisional, (found[0].memory.confidence * 1_000.0).round() as u32)
+    };
+    let (wait, own) = (|ms: u64| rig.clock.advance_micros(ms * 1_000), 1_000);
+    assert_eq!((seen(), space.absorbed().0), ((true, own - 100), 0));
+    wait(50);
+    assert_eq!(seen(), (true, own - 50));
+    wait(100);
+    assert_eq!(seen(), (true, own));
+    while rig.core.step_builder() {}
+    assert_eq!((seen(), space.absorbed().0), ((false, own), 1));
 }

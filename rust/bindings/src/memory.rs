@@ -10,15 +10,16 @@ use crate::convert::metadata_out;
 pub(crate) struct Memory {
     inner: engine::Memory,
     score: Option<f32>,
+    provisional: bool,
 }
 
 impl Memory {
     pub(crate) fn plain(inner: engine::Memory) -> Self {
-        Self { inner, score: None }
+        Self { inner, score: None, provisional: false }
     }
 
     pub(crate) fn hit(found: engine::Found) -> Self {
-        Self { inner: found.memory, score: Some(found.score) }
+        Self { inner: found.memory, score: Some(found.score), provisional: found.provisional }
     }
 }
 
@@ -32,6 +33,11 @@ impl Memory {
     #[getter]
     fn score(&self) -> Option<f32> {
         self.score
+    }
+
+    #[getter]
+    fn provisional(&self) -> bool {
+        self.provisional
     }
 
     #[getter]

@@ -325,7 +325,10 @@ fn new_space(core: &Core, options: SpaceOptions) -> Space {
         ..SpaceState::default()
     };
     let durability = options.durability.unwrap_or(core.config.durability);
-    Space::new(options, durability, &core.config, state, Arc::clone(&core.process_unsealed))
+    let space = Space::new(options, durability, &core.config, state, Arc::clone(&core.process_unsealed));
+    // It has no rows: its index is up to them at once.
+    space.build_index(1);
+    space
 }
 
 impl Core {

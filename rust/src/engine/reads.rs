@@ -59,6 +59,8 @@ pub struct Memory {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     pub score: f32,
+    /// The graph does not answer for it yet.
+    pub provisional: bool,
     pub memory: Memory,
 }
 
@@ -274,14 +276,25 @@ impl Core {
         if query.len() != space.options.dim as usize {
             check_query(query, space.options.dim, space.options.metric)?;
         }
+        let (settled, now) = (space.absorbed(), self.env.clock.wall_micros());
         let (view, upto, tops) = self.search(space, query, k, reading)?;
         let mut hits = Vec::new();
         for near in tops.into_iter().flat_map(TopK::into_sorted) {
             if let Some(row) = view.get(near.generation, upto)? {
-                hits.push(Found { score: near.score, memory: Memory::of(&row, false) });
+                let (provisional, mut memory) = (near.generation > settled, Memory::of(&row, false));
+                if provisional {
+                    memory.confidence *= self.settling(now - row.committed_at);
+                }
+                hits.push(Found { score: near.score, provisional, memory });
             }
         }
         Ok((upto, hits))
+    }
+
+    /// What is left of the confidence of a hit that is not absorbed, so long after its commit: the newest is the least settled (G7).
+    fn settling(&self, age_micros: i64) -> f32 {
+        let age = age_micros.max(0) as f32 / (self.config.provisional_ms.max(1) as f32 * 1_000.0);
+        1.0 - self.config.provisional_percent as f32 / 100.0 * (1.0 - age).clamp(0.0, 1.0)
     }
 
     /// Many cues under one snapshot; `queries` is row by row.

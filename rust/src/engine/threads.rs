@@ -1,7 +1,7 @@
 //! The engine's threads: which one runs what, who is woken, who is replaced, and who takes over from whom (T3).
 //!
 //! One I/O thread a partition, one for the catalogue, one for maintenance; min(partitions, cores) writer threads, each with its own
-//! partitions; one for the maintenance machine, one that builds indexes. Whoever holds a partition's mutex is its writer, so that a thread can take over a whole partition by
+//! partitions; one for the maintenance machine, one that builds indexes with the CPU that others leave. Whoever holds a partition's mutex is its writer, so that a thread can take over a whole partition by
 //! stepping it: an idle one does when much waits there, or for long, and its own thread is busy with another. A round that panics ends, and a new one begins:
 //! what the thread held is in the partition, not in the thread. `at` is a hint (Relaxed): wrong, it costs a look, or the wait for the next tick.
 
@@ -14,7 +14,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use super::core::Core;
-use crate::env::{Operation, Port, Scheduler, Task};
+use crate::env::{Operation, Port, Scheduler, Task, step_back};
 
 const TICK: Duration = Duration::from_millis(40);
 const NOWHERE: usize = usize::MAX;
@@ -108,6 +108,9 @@ impl Threads {
         let named = name.clone();
         std::thread::Builder::new().name(name).spawn(move || {
             let _ = threads.slot(role).set(std::thread::current());
+            if matches!(role, Role::Builder) {
+                step_back();
+            }
             while !threads.stop.load(Ordering::Acquire) {
                 let round = || {
                     let _ = core.env.files.reached(Operation::Work, named.as_bytes());

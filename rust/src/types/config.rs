@@ -65,6 +65,9 @@ pub struct Config {
     // The index.
     /// A space with fewer rows has no graph: its rows are looked through.
     pub index_graph_rows_min: usize,
+    /// How much the confidence of a hit is lowered that the graph does not answer yet, and for how long after its commit (G7).
+    pub provisional_percent: u64,
+    pub provisional_ms: u64,
 
     // Sessions (S1).
     pub sessions_attached_max: u64,
@@ -119,6 +122,8 @@ impl Default for Config {
             maintenance_retry_ms: 500,
             scrub_pause_ms: 3_600_000,
             index_graph_rows_min: 4_096,
+            provisional_percent: 10,
+            provisional_ms: 100,
             sessions_attached_max: 10_000,
             sessions_kept_max: 100_000,
             session_keep_ms: 7 * 24 * 3_600_000,
@@ -176,6 +181,8 @@ impl Config {
             "checkpoint_log_bytes" => self.checkpoint_log_bytes = value,
             "merge_files" => self.merge_files = size,
             "index_graph_rows_min" => self.index_graph_rows_min = size,
+            "provisional_percent" => self.provisional_percent = value,
+            "provisional_ms" => self.provisional_ms = value,
             "sessions_attached_max" => self.sessions_attached_max = value,
             "sessions_kept_max" => self.sessions_kept_max = value,
             "session_keep_ms" => self.session_keep_ms = value,
@@ -201,6 +208,9 @@ impl Config {
         }
         if self.queue_age_ms_max == 0 {
             return bad("queue_age_ms_max", "queue_age_ms_max must be at least 1");
+        }
+        if self.provisional_percent > 100 {
+            return bad("provisional_percent", "provisional_percent must be at most 100");
         }
         if self.merge_files < 2 {
             return bad("merge_files", "merge_files must be at least 2");
