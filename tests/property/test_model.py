@@ -19,6 +19,7 @@ from property.engine_child import EngineChild, Refused
 DIM = 3
 NAMES = ("a", "b", "c")
 LIMITS = {
+    "index_graph_rows_min": 0,
     "partitions": 2,
     "segment_bytes_first": 16_384,
     "segment_bytes_max": 65_536,
