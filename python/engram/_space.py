@@ -349,6 +349,8 @@ class Space(Reads):
         ------
         Timeout
             It is not done yet, and goes on.
+        Corrupted
+            Rows are damaged: there will be no index.
         InvalidArgument, Interrupted, NotFound, Closed
         """
         if timeout is not None and not 0 <= timeout <= _WAIT_MAX:

@@ -36,6 +36,8 @@ def test_list_and_get_do_not_pass_over_rows_that_a_damaged_log_held(tmp_path: Pa
         for read in (lambda: len(space), lambda: list(space.list()), lambda: space.get(1), lambda: space.get(20)):
             with pytest.raises(engram.Corrupted):
                 read()
+        with pytest.raises(engram.Corrupted):
+            space.wait_absorbed(timeout=20)
 
 
 @pytest.mark.parametrize(("batches", "offset"), PLACES)

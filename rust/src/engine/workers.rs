@@ -164,8 +164,11 @@ impl Engine {
         let mut looked = 0_u64;
         loop {
             self.core.check_open()?;
+            if let Some(error) = space.index_error() {
+                return Err(error.clone());
+            }
             let absorbed = space.absorbed();
-            if absorbed >= wanted {
+            if absorbed >= wanted && space.index_at(space.watermark()).is_some() {
                 return Ok(absorbed);
             }
             if self.core.now() >= until {

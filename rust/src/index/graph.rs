@@ -2,7 +2,7 @@
 //!
 //! A row has up to [`LINKS_BASE`] links on level 0 and up to [`LINKS`] on each level above it reaches. Links lie in place and are changed while others read them:
 //! each is one atomic (0: none; else row + 1), stored with Release after the row it names has its code and its own links, loaded with Acquire. A reader that
-//! meets a list half-way through a change sees old links and new ones, all of them good. Only the builder writes.
+//! meets a list half-way through a change sees old links and new ones, all of them good. Only builders write, a list one at a time.
 //!
 //! A row's level is drawn from its space and generation, so a replay draws the same.
 
@@ -99,7 +99,7 @@ impl Graph {
 
     /// The links of a row on a level that it reaches.
     #[inline]
-    pub(super) fn slots(&self, row: u32, level: usize) -> &[AtomicU32] {
+    fn slots(&self, row: u32, level: usize) -> &[AtomicU32] {
         match level {
             0 => self.base.row(row as usize),
             _ => self.upper.row(self.upper_at.row(row as usize)[0] as usize + level - 1),
@@ -130,7 +130,8 @@ impl Graph {
         }
     }
 
-    /// The row that the tree reaches this one from; the first row has none. Relaxed here and below: only the builder asks.
+    /// The row that the tree reaches this one from; the first row has none. Relaxed here and below: only builders ask, and their
+    /// batch's lock lies between who adopts and who asks.
     pub(super) fn parent(&self, row: u32) -> Option<u32> {
         self.kin.row(row as usize)[0].load(Ordering::Relaxed).checked_sub(1)
     }

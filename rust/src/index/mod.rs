@@ -96,11 +96,6 @@ impl Index {
         step(&self.graph, &self.rows, &self.building)
     }
 
-    /// How wide a walk for ten must be, by what was measured; None: rows are looked through.
-    pub fn width(&self) -> Option<usize> {
-        Some(self.graph.width()).filter(|width| *width < usize::MAX)
-    }
-
     /// The k nearest rows that may be returned, by exact score.
     pub fn search(
         &self,

@@ -1,6 +1,6 @@
 //! Every row is looked at, by its code: first its bits, then, if they leave it a chance, its bytes.
 //!
-//! This is how what the graph does not answer yet is searched, and small spaces whole (`performance.md`, Fresh tail). A bit a coordinate is read at the
+//! This is how what the graph does not answer yet is searched, and small spaces whole (`docs/design/index.md`). A bit a coordinate is read at the
 //! speed of memory; some rows in a hundred pass.
 
 use engram_kernels::{bytes_products, bytes_products_of, planes_products};

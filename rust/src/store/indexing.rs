@@ -4,10 +4,12 @@
 //! start the index is empty: it is behind, and a builder brings it up to the view, a little at a time, under the same lock; until then, and for whoever looks
 //! at a generation before that moment, rows are scored one by one from the view. Rows that were dead by then are not in it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::space::Space;
 use super::view::Part;
+use crate::error::Error;
 use crate::index::Index;
 use crate::types::{Config, Generation, SpaceOptions};
 
@@ -18,7 +20,7 @@ pub(super) struct Indexing {
     /// From this generation on the index answers (Release: with all rows up to it).
     from: AtomicU64,
     /// Rows cannot be read: it never will.
-    unfit: AtomicBool,
+    unfit: OnceLock<Error>,
     graph_rows_min: usize,
 }
 
@@ -29,7 +31,7 @@ impl Indexing {
             index: Index::new(options.dim, options.metric, options.id.0),
             reached: AtomicU64::new(0),
             from: AtomicU64::new(u64::MAX),
-            unfit: AtomicBool::new(false),
+            unfit: OnceLock::new(),
             graph_rows_min: config.index_graph_rows_min,
         }
     }
@@ -48,7 +50,7 @@ impl Indexing {
                 Ok(run) if run.bytes.is_empty() => {}
                 Ok(run) => self.index.append(part.rows.generation_at(row), run.bytes, run.inverse_norms[0]),
                 // They were checked when they came: whatever this is, the view will say it.
-                Err(_) => self.give_up(),
+                Err(error) => self.give_up(error),
             }
         }
     }
@@ -57,8 +59,8 @@ impl Indexing {
         self.index.kill(generation, death);
     }
 
-    fn give_up(&self) {
-        self.unfit.store(true, Ordering::Relaxed);
+    fn give_up(&self, error: Error) {
+        let _ = self.unfit.set(error);
         self.from.store(u64::MAX, Ordering::Release);
     }
 }
@@ -72,6 +74,11 @@ impl Space {
     /// Rows in the index, and those of them that the graph answers for.
     pub fn indexed(&self) -> (u64, u64) {
         (self.indexing.index.rows() as u64, self.indexing.index.linked() as u64)
+    }
+
+    /// Why the index will never answer, if so: rows cannot be read.
+    pub fn index_error(&self) -> Option<&Error> {
+        self.indexing.unfit.get()
     }
 
     /// Up to where the index answers without looking through a tail (O5). A space without a graph counts as absorbed.
@@ -91,7 +98,7 @@ impl Space {
     pub fn build_index(&self, most: usize) -> bool {
         let indexing = &self.indexing;
         if indexing.is_behind() {
-            return !indexing.unfit.load(Ordering::Relaxed) && self.catch_up(most);
+            return indexing.unfit.get().is_none() && self.catch_up(most);
         }
         indexing.index.rows() >= indexing.graph_rows_min && indexing.index.build()
     }
@@ -113,7 +120,7 @@ impl Space {
         match walked {
             Ok(true) => indexing.from.store(view.watermark().0, Ordering::Release),
             Ok(false) => {}
-            Err(_) => indexing.give_up(),
+            Err(error) => indexing.give_up(error),
         }
         drop(growing);
         true
