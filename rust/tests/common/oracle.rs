@@ -426,7 +426,9 @@ impl Oracle {
             let mut keep = Vec::new();
             for b in &model.batches {
                 let batch = &mut self.batches[*b];
-                if batch.refused || left == 0 {
+                // Gone round, and nobody was told.
+                let round = batch.poisonous && !rows.values().any(|uid| *uid == batch.uids[0]);
+                if batch.refused || round || left == 0 {
                     continue;
                 }
                 left -= batch.uids.len().min(left);
