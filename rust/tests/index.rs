@@ -4,10 +4,13 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use common::{Rig, tiny};
 use engram_core::engine::Reading;
-use engram_core::index::{Cue, Index, Near, TopK, Visible};
+use engram_core::env::MemoryFiles;
+use engram_core::index::{Cue, Index, Near, Renewal, TopK, Visible};
+use engram_core::store::{Space, Wanted};
 use engram_core::types::{Config, Durability, Generation, Metric};
 use rand_core::Rng;
 use rand_pcg::Pcg64;
@@ -15,7 +18,7 @@ use rand_pcg::Pcg64;
 const METRICS: [Metric; 3] = [Metric::Cosine, Metric::L2, Metric::InnerProduct];
 
 struct Rows {
-    index: Index,
+    index: Arc<Index>,
     metric: Metric,
     vectors: Vec<Vec<f32>>,
     dead: BTreeSet<u64>,
@@ -42,7 +45,7 @@ fn uniform(rng: &mut Pcg64) -> f32 {
 
 impl Rows {
     fn new(dim: usize, metric: Metric) -> Self {
-        Self { index: Index::new(dim as u32, metric, 7), metric, vectors: Vec::new(), dead: BTreeSet::new() }
+        Self { index: Arc::new(Index::new(dim as u32, metric, 7)), metric, vectors: Vec::new(), dead: BTreeSet::new() }
     }
 
     fn add(&mut self, vector: Vec<f32>) {
@@ -55,6 +58,15 @@ impl Rows {
     fn kill(&mut self, row: usize) {
         self.dead.insert(row as u64);
         self.index.kill(Generation((row as u64 + 1) * 3), Generation(1_000_000 + row as u64));
+    }
+
+    /// The index's successor takes over.
+    fn renew(&mut self) {
+        let mut renewal = Renewal::begin(Arc::clone(&self.index)).unwrap();
+        assert!(!self.index.build(), "nobody builds it meanwhile");
+        while renewal.copy(64, Generation(u64::MAX)) {}
+        while renewal.relink(64) {}
+        self.index = Arc::clone(renewal.successor());
     }
 
     fn score(&self, cue: &Cue, row: usize) -> f32 {
@@ -243,4 +255,184 @@ fn what_is_not_absorbed_is_provisional() {
     assert_eq!(seen(), (true, own));
     while rig.core.step_builder() {}
     assert_eq!((seen(), space.absorbed().0), ((false, own), 1));
+}
+
+/// Half of the rows die and as many come, three times; each time a successor takes over. It finds what lives, as well as a new index would.
+#[test]
+fn a_successor_has_no_dead() {
+    for (metric, dim) in [(Metric::Cosine, 100), (Metric::L2, 24), (Metric::InnerProduct, 130)] {
+        let mut rng = Pcg64::new(3, dim as u128);
+        let centres: Vec<Vec<f32>> = (0..20).map(|_| (0..dim).map(|_| uniform(&mut rng)).collect()).collect();
+        let cues: Vec<Vec<f32>> = (0..100).map(|_| clustered(&mut rng, dim, &centres)).collect();
+        let mut rows = Rows::new(dim, metric);
+        (0..5_000).for_each(|_| rows.add(clustered(&mut rng, dim, &centres)));
+        while rows.index.build() {}
+        for round in 0..3_u64 {
+            let living: Vec<usize> = (0..rows.vectors.len()).filter(|r| !rows.dead.contains(&(*r as u64))).collect();
+            // First whole stretches, then here and there.
+            let dies = |i: usize| if round == 0 { i < living.len() / 2 } else { rows.dead.len() % 2 == i % 2 };
+            let dying: Vec<usize> = living.iter().enumerate().filter(|(i, _)| dies(*i)).map(|(_, row)| *row).collect();
+            dying.iter().for_each(|row| rows.kill(*row));
+            rows.renew();
+            assert_eq!((rows.index.rows(), rows.index.dead(), rows.index.linked()), (2_500, 0, 2_500));
+            let health = rows.index.check().unwrap();
+            assert_eq!((health.rows, health.reached), (2_500, 2_500), "{metric:?} round {round}");
+            while rows.index.build() {}
+            let recall = rows.recall(&cues, 10, |_| true);
+            assert!(recall >= 0.95, "{metric:?} round {round}: {recall}");
+            (0..2_500).for_each(|_| rows.add(clustered(&mut rng, dim, &centres)));
+            while rows.index.build() {}
+            assert_eq!(rows.index.check().unwrap().reached, 5_000);
+            let recall = rows.recall(&cues, 10, |_| true);
+            assert!(recall >= 0.95, "{metric:?} round {round}, refilled: {recall}");
+        }
+    }
+}
+
+/// A space whose index has a graph from the first row, and an image soon.
+struct Kept {
+    rig: Rig,
+    space: Arc<Space>,
+}
+
+const KEPT_ROWS: u64 = 1_000;
+
+impl Kept {
+    fn config() -> Config {
+        Config { partitions: 1, index_image_idle_ms: 5, segment_bytes_max: 1 << 20, ..tiny() }
+    }
+
+    fn new() -> Self {
+        let rig = Rig::new(Self::config());
+        rig.create("a", Durability::Sync);
+        let space = rig.core.space("a").unwrap();
+        let kept = Self { rig, space };
+        for first in (1..=KEPT_ROWS).step_by(100) {
+            kept.rig.observe("a", &(first..first + 100).collect::<Vec<_>>()).unwrap();
+        }
+        kept
+    }
+
+    /// What a start finds on the disk as it is now, after `change`.
+    fn reopened(&self, change: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut state = self.rig.files.state();
+        if let Some(image) = state.bytes_mut(&self.path()) {
+            change(image);
+        }
+        let rig = Rig::over(Self::config(), MemoryFiles::with_state(state, 1, true));
+        let space = rig.core.space("a").unwrap();
+        Self { rig, space }
+    }
+
+    fn path(&self) -> String {
+        format!("partition-000/index/{:016x}.index", self.space.options.id.0)
+    }
+
+    fn has_image(&self) -> bool {
+        self.rig.files.state().paths().contains(&self.path())
+    }
+
+    fn forget(&self, ids: impl IntoIterator<Item = u64>, purge: bool) {
+        let wanted = Wanted::Ids(ids.into_iter().map(Generation).collect());
+        let ticket = self.rig.core.submit_forget(&self.space, wanted, purge).unwrap().ok().unwrap();
+        while ticket.outcome().is_none() {
+            self.rig.turn();
+        }
+        ticket.outcome().unwrap().unwrap();
+    }
+
+    /// Until there is nothing to do for the index: its rows, how many are linked, in the image, and whether it was rebuilt.
+    fn rest(&self) -> (u64, u64, u64, u64) {
+        (0..40).for_each(|_| {
+            while self.rig.core.step_builder() {}
+            self.rig.clock.advance_micros(1_000);
+        });
+        let ((rows, linked), (imaged, rebuilt)) = (self.space.indexed(), self.space.imaged());
+        (rows, linked, imaged, rebuilt)
+    }
+
+    /// The same by index as by looking at all rows.
+    fn agrees(&self, reading: Reading<'_>) {
+        for cue in [[1.0, 2.0, 3.0], [-1.0, 0.3, 0.2], [0.1, -0.9, 0.5], [0.7, 0.7, -0.7]] {
+            let ids = |exact, ef| {
+                let reading = Reading { exact, ef, ..reading };
+                self.rig.core.recall_batch(&self.space, &cue, 10, reading).unwrap().ids
+            };
+            assert_eq!(ids(false, Some(200)), ids(true, None));
+        }
+    }
+}
+
+/// D5: with the image nothing is built again; without it, or with one that is damaged, everything is; the answers are the same.
+#[test]
+fn an_image_spares_the_building() {
+    let kept = Kept::new();
+    let n = KEPT_ROWS;
+    assert_eq!(kept.rest(), (n, n, n, 0));
+    // Some die, some come, after the image.
+    kept.forget((1..=n).step_by(7), false);
+    kept.rig.observe("a", &(n + 1..n + 51).collect::<Vec<_>>()).unwrap();
+    kept.agrees(Reading::default());
+    let with = kept.reopened(|_| {});
+    assert_eq!(with.space.absorbed(), Generation(0), "it is read after the start");
+    with.agrees(Reading::default());
+    assert_eq!(with.rest(), (n + 50, n + 50, n, 0));
+    with.agrees(Reading::default());
+    let answers = with.space.index_at(with.space.watermark()).unwrap();
+    let health = answers.index.check().unwrap();
+    assert_eq!((health.rows, health.reached, answers.index.dead() as u64), (n + 50, n + 50, n.div_ceil(7)));
+    let damages: [fn(&mut Vec<u8>); 6] = [
+        Vec::clear,
+        |image| image.truncate(image.len() - 1),
+        |image| image.truncate(40),
+        |image| image[30] ^= 1,
+        |image| image[5_000] ^= 4,
+        |image| *image.last_mut().unwrap() ^= 128,
+    ];
+    for damage in damages {
+        let without = kept.reopened(damage);
+        let living = n + 50 - n.div_ceil(7);
+        assert_eq!(without.rest(), (living, living, living, 1), "made of the rows that live, and written down again");
+        without.agrees(Reading::default());
+        assert_eq!(without.reopened(|_| {}).rest(), (living, living, living, 0));
+    }
+}
+
+/// K3, G3: those that died leave the index when they are many, or were purged, and nobody looks at when they lived; then an image may come again.
+#[test]
+fn the_dead_leave_the_index() {
+    let kept = Kept::new();
+    let n = KEPT_ROWS;
+    kept.rest();
+    let pin = kept.rig.core.pin(&kept.space).unwrap();
+    kept.forget((1..=n).filter(|id| id % 2 == 0), false);
+    assert_eq!(kept.rest().0, n, "a pin sees them");
+    let pinned = Reading { snapshot: Some(pin), ..Reading::default() };
+    for reading in [pinned, Reading::default()] {
+        kept.agrees(reading);
+    }
+    kept.space.pins.release(pin);
+    let absorbed = kept.space.absorbed();
+    assert_eq!(kept.rest(), (n / 2, n / 2, n / 2, 0));
+    assert_eq!(
+        (kept.space.absorbed(), kept.space.index_at(Generation(n)).is_none()),
+        (absorbed, true),
+        "O5: it never goes back"
+    );
+    kept.agrees(Reading::default());
+    // Purged: one row is enough, and its code is in no file any more.
+    kept.forget([1], true);
+    assert_eq!(kept.rest().0, n / 2);
+    assert!(kept.has_image());
+    kept.space.purge_index(&kept.rig.core.tools(&kept.space)).unwrap();
+    assert!(!kept.has_image());
+    assert_eq!(kept.rest(), (n / 2 - 1, n / 2 - 1, n / 2 - 1, 0));
+    let image = kept.space.image(&kept.rig.core.tools(&kept.space)).unwrap().unwrap();
+    assert!((0..image.rows()).all(|row| image.generation(row).0 % 2 == 1 && image.generation(row).0 > 1));
+    kept.agrees(Reading::default());
+    // A space that is dropped takes it along.
+    let dropped = kept.rig.core.submit_drop(kept.space.options.id);
+    kept.rig.turns(600);
+    dropped.outcome().unwrap().unwrap();
+    assert!(!kept.has_image());
 }

@@ -1,6 +1,8 @@
 """Recall by the index, beside writers, forgets, filters and restarts; with the graph from the first row, and not."""
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,75 @@ def test_what_may_be_asked(limits: dict[str, int]) -> None:
         narrow, wide = (recall(space, rows[:100] + 0.02, ef=ef) for ef in (1, 1_000))
         assert 0.2 < narrow <= wide
         assert wide >= 0.99
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def test_an_image_spares_the_building(tmp_path: Path) -> None:
+    """D5: rebuilt = 0 with the image, 1 without or damaged, the same answers; a purge takes it along (K3)."""
+    rows, limits = load_sample().vectors, {"index_graph_rows_min": 0, "index_image_idle_ms": 20, "partitions": 1}
+
+    def opened(rebuilt: int) -> Any:
+        with engram.open(tmp_path / "d", limits=limits) as engine:
+            space = engine.space("s")
+            assert recall(space, rows[:50]) >= 0.95
+            assert space.wait_absorbed(timeout=60)
+            assert space.stats()["index_rebuilt"] == rebuilt
+            assert recall(space, rows[:50]) >= 0.95
+            wait_until(lambda: space.stats()["index_imaged"] == space.stats()["index_linked"])
+            return space.recall_batch(rows[:50], k=K)
+
+    with engram.open(tmp_path / "d", limits=limits) as engine:
+        space = engine.space("s", dim=384)
+        space.observe_batch(vectors=rows)
+        wait_until(lambda: space.stats()["index_imaged"] == len(rows))
+        first = space.recall_batch(rows[:50], k=K)
+    (image,) = (tmp_path / "d").rglob("*.index")
+    np.testing.assert_array_equal(opened(0), first)
+    image.unlink()
+    np.testing.assert_array_equal(opened(1), first)
+    damaged = bytearray(image.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    image.write_bytes(damaged)
+    (damage,) = engram.verify(tmp_path / "d")["damage"]
+    assert (damage["path"], damage["space"], damage["lost"]) == (str(image.relative_to(tmp_path / "d")), "s", None)
+    np.testing.assert_array_equal(opened(1), first)
+    assert engram.verify(tmp_path / "d")["damage"] == []
+    with engram.open(tmp_path / "d", limits=limits) as engine:
+        space = engine.space("s")
+        space.wait_absorbed(timeout=60)
+        before = image.stat().st_mtime_ns
+        assert space.forget(7, purge=True) == 1
+        wait_until(lambda: space.stats()["index_imaged"] == len(rows) - 1)
+        assert image.stat().st_mtime_ns != before
+        assert space.stats()["index_rows"] == len(rows) - 1
+        assert recall(space, rows[:50]) >= 0.95
+    assert engram.verify(tmp_path / "d")["damage"] == []
+
+
+def test_the_dead_leave_the_index() -> None:
+    """G6: after forgetting half and refilling, three times; nobody who looks back is disturbed."""
+    rows = load_sample().vectors
+    with engram.open(limits={"index_graph_rows_min": 0}) as engine:
+        space = engine.space("s", dim=384)
+        living = space.observe_batch(vectors=rows[:2_000]).memory_ids.tolist()
+        for turn in range(3):
+            space.wait_absorbed(timeout=60)
+            with space.snapshot() as snapshot:
+                before = snapshot.recall_batch(rows[:50], k=K, exact=True)
+                assert space.forget(living[turn % 2 :: 2]) == len(living) // 2
+                np.testing.assert_array_equal(snapshot.recall_batch(rows[:50], k=K, exact=True), before)
+                assert recall(snapshot, rows[:50]) >= 0.95
+                assert space.stats()["index_rows"] == 2_000
+            wait_until(lambda: space.stats()["index_rows"] == 1_000)
+            assert recall(space, rows[:50]) >= 0.95
+            living = living[1 - turn % 2 :: 2] + space.observe_batch(vectors=rows[-1_000:]).memory_ids.tolist()
+            assert recall(space, rows[:50]) >= 0.95
 
 
 async def test_async() -> None:

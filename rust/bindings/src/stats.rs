@@ -62,6 +62,8 @@ pub(crate) fn space_stats(py: Python<'_>, s: SpaceStats) -> PyResult<Bound<'_, P
         ("absorbed_generation", s.absorbed_generation),
         ("index_rows", s.index_rows),
         ("index_linked", s.index_linked),
+        ("index_imaged", s.index_imaged),
+        ("index_rebuilt", s.index_rebuilt),
         ("sealed_rows", s.sealed_rows),
         ("history_rows", s.history_rows),
         ("sealed_parts", s.sealed_parts),

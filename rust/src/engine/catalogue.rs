@@ -286,6 +286,8 @@ impl CatalogueState {
                         space.detach();
                         core.partitions[space.options.partition.0 as usize].kept.lock().space_dropped();
                         core.scheduler.wake(Task::Maintenance);
+                        core.dropped.push(space);
+                        core.scheduler.wake(Task::Builder);
                     }
                     reply.complete(Ok(id));
                 }
@@ -326,8 +328,7 @@ fn new_space(core: &Core, options: SpaceOptions) -> Space {
     };
     let durability = options.durability.unwrap_or(core.config.durability);
     let space = Space::new(options, durability, &core.config, state, Arc::clone(&core.process_unsealed));
-    // It has no rows: its index is up to them at once.
-    space.build_index(1);
+    space.index_anew();
     space
 }
 

@@ -15,13 +15,10 @@ use super::sessions::Completion;
 use crate::env::{Env, Port, Scheduler, Task};
 use crate::error::Error;
 use crate::queue::{Completions, Pool, Turn};
-use crate::store::Spaces;
+use crate::store::{Space, Spaces, Tools};
 use crate::types::codec::Seed;
 use crate::types::{Config, PartitionId, SpaceId};
 use crate::wal::Supply;
-
-/// Rows that one step puts into an index after a start.
-pub(super) const BUILD_ROWS: usize = 64;
 
 /// Bytes written since the start, by what they were for.
 #[derive(Debug, Default)]
@@ -73,6 +70,8 @@ pub struct Core {
     /// What submitted frames came to.
     pub completions: Arc<Completions<Completion>>,
     pub(super) listeners: Listeners,
+    /// Spaces that were dropped: their images go.
+    pub(super) dropped: SegQueue<Arc<Space>>,
     pub closing: AtomicBool,
     pub observed: AtomicU64,
     /// Rounds of a thread that panicked, and partitions that another thread than their own took over.
@@ -170,9 +169,18 @@ impl Core {
 
     /// One step of building indexes, a piece of each space's; true if it moved.
     pub fn step_builder(&self) -> bool {
+        while let Some(space) = self.dropped.pop() {
+            space.drop_image(&self.tools(&space));
+        }
         // Each has its turn.
-        let moved = self.spaces.all().iter().filter(|space| space.build_index(BUILD_ROWS)).count();
+        let moved = self.spaces.all().iter().filter(|space| space.build_index(&self.tools(space))).count();
         moved > 0
+    }
+
+    /// What work on a space's index needs.
+    pub fn tools(&self, space: &Space) -> Tools<'_> {
+        let dir = &self.partitions[space.options.partition.0 as usize].dir;
+        Tools { files: &*self.env.files, seed: self.seed, dir, config: &self.config, now: self.now() }
     }
 
     /// Everything pushed is answered, everything answered is on the disk, and no I/O is under way.

@@ -123,6 +123,7 @@ impl Core {
             report,
             completions: Arc::new(Completions::default()),
             listeners: Listeners::default(),
+            dropped: crossbeam::queue::SegQueue::new(),
             closing: false.into(),
             observed: AtomicU64::new(0),
             worker_restarts: AtomicU64::new(0),

@@ -253,7 +253,7 @@ impl Core {
         let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
         let index = if reading.exact || reading.as_of.is_some() { None } else { space.index_at(upto) };
         let found = match index.filter(|_| !view.is_damaged_at(upto)) {
-            Some(index) => cues.iter().map(|cue| view.near(index, cue, k, reading.ef, scope)).collect(),
+            Some(answers) => cues.iter().map(|cue| view.near(&answers.index, cue, k, reading.ef, scope)).collect(),
             None => {
                 let mut tops: Vec<TopK> = cues.iter().map(|_| TopK::new(k)).collect();
                 view.scan(&cues, &mut tops, scope).map(|()| tops)

@@ -123,6 +123,7 @@ impl Engine {
         if let Some(error) = partition.supply.error() {
             return Err(error);
         }
+        space.purge_index(&self.core.tools(space))?;
         let order = || Ok(self.core.submit_purged(space, &ids)?.map(|ticket| ((), ticket)));
         let ((), ticket) = self.ordered(space, timeout_ms, pulse, order)?;
         self.wait(&ticket, pulse).map(|_| ())

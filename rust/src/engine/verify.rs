@@ -12,7 +12,7 @@ use crate::env::{Env, Files};
 use crate::error::Error;
 use crate::queue::Pool;
 use crate::records::{Row, SealedFile, TIME_ABSENT};
-use crate::store::{Scope, View};
+use crate::store::{Scope, Space, Tools, View};
 use crate::types::codec::Seed;
 use crate::types::{Config, Durability, Generation, PartitionId};
 use crate::wal::{MANIFEST_PATH, Manifest, Spare, recover};
@@ -87,18 +87,26 @@ fn verify_locked(env: &Env) -> Result<Verdict, Error> {
         check_older_log(&*env.files, read.seed, partition, &mut verdict)?;
         verdict.files += partition.log.segments.len() as u64;
     }
-    for seat in read.partitions.into_iter().flat_map(|p| p.spaces.into_values()) {
-        verdict.spaces += 1;
-        verdict.memories += memories(seat);
+    let config = Config::default();
+    for partition in read.partitions {
+        let tools = Tools { files: &*env.files, seed: read.seed, dir: &partition.dir, config: &config, now: 0 };
+        for space in partition.spaces.into_values().map(seated) {
+            verdict.spaces += 1;
+            verdict.memories += space.view().memories();
+            // An index is derived: whatever is wrong with its image, it will be made again. Rows that cannot be read are reported already.
+            if let Err(error) = space.verify_image(&tools)
+                && space.view().first_damage().is_none()
+            {
+                verdict.damage.push(Damage::of(&error, Some(&space.options.name), None));
+            }
+        }
     }
     Ok(verdict)
 }
 
-/// Living memories that can be read.
-fn memories(seat: Replayed) -> u64 {
-    let config = Config::default();
+fn seated(seat: Replayed) -> Space {
     let pool = Arc::new(Pool::new(u64::MAX));
-    seat.into_space(Durability::Sync, &config, &pool, 0).view().memories()
+    seat.into_space(Durability::Sync, &Config::default(), &pool, 0)
 }
 
 fn check_rows(files: &dyn Files, seed: Seed, partition: &PartitionState, verdict: &mut Verdict) {
@@ -214,7 +222,14 @@ fn inspection(read: Read) -> Inspection {
             line(
                 "space",
                 &o.name,
-                format!("id {} dim {} {} memories {} generation {}", o.id, o.dim, o.metric.name(), memories(s), last),
+                format!(
+                    "id {} dim {} {} memories {} generation {}",
+                    o.id,
+                    o.dim,
+                    o.metric.name(),
+                    seated(s).view().memories(),
+                    last
+                ),
             );
         }
     }

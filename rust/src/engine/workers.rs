@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::calls::{Admission, Prepared};
-use super::core::{BUILD_ROWS, Core};
+use super::core::Core;
 use super::threads::{HELPING, Threads};
 use crate::env::{Env, Scheduler, Task};
 use crate::error::Error;
@@ -176,7 +176,7 @@ impl Engine {
                 return Err(Error::Timeout { what });
             }
             // Who waits helps.
-            if !space.build_index(BUILD_ROWS) {
+            if !space.build_index(&self.core.tools(space)) {
                 self.core.scheduler.wake(Task::Builder);
                 std::thread::park_timeout(ABSORB_LOOK);
             }

@@ -25,9 +25,12 @@ pub enum Site {
     PoisonSync,
     PoisonDir,
     QuarantineSync,
+    /// Of files that can be made again: without it they are.
+    Derived,
 }
 
 impl Site {
+    /// All that something is lost without.
     pub const ALL: [Self; 21] = [
         Self::ManifestSync,
         Self::ManifestRename,
@@ -53,6 +56,6 @@ impl Site {
     ];
 
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| format!("{s:?}") == name)
+        Self::ALL.into_iter().chain([Self::Derived]).find(|s| format!("{s:?}") == name)
     }
 }

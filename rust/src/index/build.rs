@@ -23,7 +23,7 @@ use super::rows::Rows;
 use super::walk::{By, Scratch};
 
 /// Candidates that a row's neighbours are chosen from.
-const EF_CONSTRUCTION: usize = 48;
+pub(super) const EF_CONSTRUCTION: usize = 48;
 /// Links that are left of an overflowing list.
 const KEPT_BASE: usize = 24;
 const KEPT: usize = 12;
@@ -77,6 +77,8 @@ struct Batch {
     open: usize,
     /// A piece panicked: the batch is begun again when the others are done.
     broken: bool,
+    /// No other is begun.
+    paused: bool,
     links: Vec<NewLink>,
     /// Ends of the groups among `links`.
     groups: Vec<usize>,
@@ -90,9 +92,9 @@ pub(super) struct Building {
     trial: Mutex<(Option<Trial>, usize)>,
 }
 
-struct Builder<'a> {
-    graph: &'a Graph,
-    rows: &'a Rows,
+pub(super) struct Builder<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) rows: &'a Rows,
 }
 
 /// A piece of work on the graph; false if there is nothing to do. Any number of threads.
@@ -104,6 +106,17 @@ pub(super) fn step(graph: &Graph, rows: &Rows, building: &Building) -> bool {
 }
 
 impl Building {
+    /// No batch is begun from now on; whether none is under way, so that links stay as they are.
+    pub(super) fn pause(&self) -> bool {
+        let mut batch = self.batch.lock();
+        batch.paused = true;
+        batch.phase == Phase::Idle
+    }
+
+    pub(super) fn resume(&self) {
+        self.batch.lock().paused = false;
+    }
+
     /// A step of a trial, if one is due and nobody is at it.
     fn try_out(&self, graph: &Graph, rows: &Rows, work: &mut Work) -> bool {
         let Some(mut trials) = self.trial.try_lock() else {
@@ -119,7 +132,7 @@ impl Building {
         };
         match running.step(graph, rows, &mut work.scratch) {
             Ok(None) => *trial = Some(running),
-            Ok(Some(width)) => graph.set_width(width),
+            Ok(Some(width)) => graph.set_width((width, running.linked())),
             Err(_) => {}
         }
         true
@@ -135,13 +148,18 @@ impl Batch {
         piece
     }
 
+    /// It will be begun again.
+    fn give_up(&mut self) {
+        *self = Self { paused: self.paused, ..Self::default() };
+    }
+
     /// A piece is done; whether it was the last of `all`.
     fn done(&mut self, all: usize, well: bool) -> bool {
         self.open -= 1;
         self.broken |= !well;
         let last = self.open == 0 && (self.next == all || self.broken);
         if last && self.broken {
-            *self = Self::default();
+            self.give_up();
             return false;
         }
         last
@@ -164,7 +182,7 @@ impl Builder<'_> {
             // Others are at the last pieces; if nobody is, whoever ended them panicked.
             state.open -= usize::from(!piece.is_empty());
             if state.open == 0 {
-                *state = Batch::default();
+                state.give_up();
             }
             drop(state);
             std::thread::yield_now();
@@ -200,6 +218,9 @@ impl Builder<'_> {
 
     /// Opens the next batch; false if all rows are linked.
     fn begin(&self, state: &mut Batch) -> bool {
+        if state.paused {
+            return false;
+        }
         state.begin = self.graph.end();
         state.end = self.rows.len().min(state.begin + BATCH);
         for row in self.graph.len()..state.end {
@@ -216,16 +237,20 @@ impl Builder<'_> {
     /// All is linked, both ways.
     fn end(&self, state: &mut Batch) {
         for row in state.begin as u32..state.end as u32 {
-            let level = self.level(row);
-            if self.graph.entry().is_none_or(|(_, top)| top < level) {
-                self.graph.enter_at(row, level);
-            }
+            self.admit(row, self.level(row));
         }
         self.graph.publish(state.end);
         state.phase = Phase::Idle;
     }
 
-    fn level(&self, row: u32) -> usize {
+    /// The row is linked; walks begin at the highest.
+    pub(super) fn admit(&self, row: u32, level: usize) {
+        if self.graph.entry().is_none_or(|(_, top)| top < level) {
+            self.graph.enter_at(row, level);
+        }
+    }
+
+    pub(super) fn level(&self, row: u32) -> usize {
         self.graph.level_of(self.rows.generation(row).0)
     }
 
@@ -265,15 +290,35 @@ impl Builder<'_> {
         self.rows.codec.symmetric(a, b, product)
     }
 
-    /// Leaves of `near` the neighbours that `row` takes, nearest first; at most `most`.
-    fn choose(&self, row: u32, near: &mut Vec<u32>, most: usize, products: &mut Vec<i32>) {
+    /// Rows with their scores to `row`, nearest first.
+    fn scored(&self, row: u32, near: &[u32], products: &mut Vec<i32>) -> Vec<(f32, u32)> {
         products.resize(near.len(), 0);
         bytes_products_of(self.rows.bytes.row(row as usize), &self.rows.bytes, near, products);
         let mut scored: Vec<(f32, u32)> =
             near.iter().zip(&*products).map(|(to, product)| (self.score(row, *to, *product), *to)).collect();
         // Of equals the latest comes first: copies of one vector make a chain, not a star.
         scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+        scored
+    }
+
+    /// Leaves of `near` the neighbours that `row` takes, nearest first; at most `most`.
+    fn choose(&self, row: u32, near: &mut Vec<u32>, most: usize, products: &mut Vec<i32>) {
+        let scored = self.scored(row, near, products);
         near.clear();
+        self.take(scored, near, most);
+    }
+
+    /// Takes from behind the first `kept` of `near` neighbours for `row` besides those, until it has `most`; nearest first.
+    pub(super) fn complete(&self, row: u32, near: &mut Vec<u32>, kept: usize, most: usize, products: &mut Vec<i32>) {
+        let others = self.scored(row, &near[kept..], products);
+        near.truncate(kept);
+        self.take(others, near, most);
+        let sorted = self.scored(row, near, products);
+        near.clear();
+        near.extend(sorted.iter().map(|(_, to)| *to));
+    }
+
+    fn take(&self, scored: Vec<(f32, u32)>, near: &mut Vec<u32>, most: usize) {
         for (score, to) in scored.into_iter().take(EF_CONSTRUCTION) {
             if near.len() == most {
                 break;
@@ -332,14 +377,14 @@ impl Builder<'_> {
 
     /// The nearest of a row's neighbours that may have one more child; if none may, a descendant of the nearest, or the row before: it
     /// has none yet.
-    fn parent_for(&self, row: u32, own: &[u32]) -> u32 {
+    pub(super) fn parent_for(&self, row: u32, own: &[u32]) -> u32 {
         if let Some(parent) = own.iter().find(|row| self.graph.children(**row) < CHILDREN) {
             return *parent;
         }
         let mut at = own[0];
         while self.graph.children(at) >= CHILDREN {
             // The youngest: it had the least time to have many.
-            let children = self.graph.links(at, 0).filter(|to| self.graph.parent(*to) == Some(at));
+            let children = self.graph.links(at, 0).filter(|to| *to < row && self.graph.parent(*to) == Some(at));
             match children.max() {
                 Some(child) => at = child,
                 None => return row - 1,
@@ -352,6 +397,20 @@ impl Builder<'_> {
         let parent = self.parent_for(row, own);
         self.graph.adopt(parent, row);
         parent
+    }
+
+    /// Whom a row links to links back, as far as there is room.
+    pub(super) fn link_where_room(&self, row: u32) {
+        for level in 0..=self.level(row) {
+            let room = if level == 0 { KEPT_BASE } else { KEPT };
+            for to in self.graph.links(row, level) {
+                let mut back: Vec<u32> = self.graph.links(to, level).collect();
+                if back.len() < room && !back.contains(&row) {
+                    back.push(row);
+                    self.graph.set_links(to, level, &back);
+                }
+            }
+        }
     }
 
     /// A row links back to all that link to it now.

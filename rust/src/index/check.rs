@@ -1,8 +1,10 @@
 //! Whether the graph is sound: what tests and tools ask, not the fast path.
 
 use super::Index;
+use super::codec::Draft;
 use super::graph::{LINKS, LINKS_BASE};
 use crate::error::Error;
+use crate::types::Generation;
 
 /// What a look at the whole graph found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,15 @@ pub struct Health {
 }
 
 impl Index {
+    /// Whether the row of that generation is here, coded from this vector.
+    pub fn has(&self, generation: Generation, vector: &[u8], inverse_norm: f32) -> bool {
+        let Some(row) = self.rows.up_to(generation).checked_sub(1) else { return false };
+        let (held, mut draft) = (self.rows.held(row as u32), Draft::default());
+        self.rows.codec.code_row(vector, inverse_norm, &mut draft);
+        let bits = self.rows.bits.is_none() || held.bits == draft.bits;
+        held.generation == generation && held.bytes == draft.bytes && held.factors == draft.factors && bits
+    }
+
     /// Follows every link, while nobody builds. An error names the first that is wrong.
     pub fn check(&self) -> Result<Health, Error> {
         let rows = self.graph.end();

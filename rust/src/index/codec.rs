@@ -20,7 +20,7 @@ const BYTES_SIGMAS: f32 = 4.0;
 
 pub(super) struct Codec {
     pub(super) metric: Metric,
-    dim: usize,
+    pub(super) dim: usize,
     padded: usize,
     rotation: Option<Rotation>,
 }

@@ -27,9 +27,11 @@ pub(super) struct Graph {
     entry: AtomicU64,
     /// Rows below it are linked.
     end: AtomicUsize,
-    /// How wide a walk for ten must be; usize::MAX: rows are better looked through. Relaxed: a hint.
+    /// How wide a walk for ten must be; usize::MAX: rows are better looked through. Relaxed, like the next: hints.
     width: AtomicUsize,
-    seed: u64,
+    /// How many rows were linked when that was measured.
+    measured: AtomicUsize,
+    pub(super) seed: u64,
 }
 
 impl Graph {
@@ -42,6 +44,7 @@ impl Graph {
             entry: AtomicU64::new(0),
             end: AtomicUsize::new(0),
             width: AtomicUsize::new(WIDTH_UNKNOWN),
+            measured: AtomicUsize::new(0),
             seed,
         }
     }
@@ -56,12 +59,14 @@ impl Graph {
         self.end.store(end, Ordering::Release);
     }
 
-    pub(super) fn width(&self) -> usize {
-        self.width.load(Ordering::Relaxed)
+    /// The width, and how many rows were linked when it was measured.
+    pub(super) fn width(&self) -> (usize, usize) {
+        (self.width.load(Ordering::Relaxed), self.measured.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set_width(&self, width: usize) {
+    pub(super) fn set_width(&self, (width, measured): (usize, usize)) {
         self.width.store(width, Ordering::Relaxed);
+        self.measured.store(measured, Ordering::Relaxed);
     }
 
     /// Row and level where walks begin.

@@ -15,6 +15,8 @@ mod check;
 mod codec;
 mod flat;
 mod graph;
+mod image;
+mod renew;
 mod rows;
 mod scan;
 mod walk;
@@ -22,11 +24,14 @@ mod walk;
 use parking_lot::Mutex;
 
 use build::{Building, step};
+use calibrate::width_now;
 use candidates::Candidates;
 pub use check::Health;
 use codec::{Coded, Draft};
 pub use flat::{Cue, Near, TopK};
 use graph::Graph;
+pub use image::{BLOCK_HEAD, ImageReader, ImageWriter, Owner};
+pub use renew::Renewal;
 use rows::Rows;
 use scan::Block;
 pub use scan::Visible;
@@ -65,9 +70,40 @@ impl Index {
         }
     }
 
+    /// An empty one of the same kind.
+    fn another(&self) -> Self {
+        let codec = &self.rows.codec;
+        Self::new(codec.dim as u32, codec.metric, self.graph.seed)
+    }
+
     /// Rows in it.
     pub fn rows(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Whose vector a row is.
+    pub fn generation(&self, row: usize) -> Generation {
+        self.rows.generation(row as u32)
+    }
+
+    /// Rows in it that died.
+    pub fn dead(&self) -> usize {
+        self.rows.dead()
+    }
+
+    /// Rows in it that died at or before a generation.
+    pub fn dead_by(&self, upto: Generation) -> usize {
+        let rows = 0..self.rows.len() as u32;
+        rows.filter(|row| (1..=upto.0).contains(&self.rows.died(*row).0)).count()
+    }
+
+    /// No batch is begun from now on, until `resume`; false if one is still under way.
+    pub fn pause(&self) -> bool {
+        self.building.pause()
+    }
+
+    pub fn resume(&self) {
+        self.building.resume();
     }
 
     /// Rows that the graph answers for.
@@ -140,7 +176,11 @@ impl Index {
         visible: &mut Visible<'_>,
         room: &mut Room,
     ) -> Result<Candidates, Error> {
-        let mut ef = ef.unwrap_or_else(|| self.graph.width()).max(k + k / 2);
+        let width = || {
+            let (width, measured) = self.graph.width();
+            width_now(width, measured, linked)
+        };
+        let mut ef = ef.unwrap_or_else(width).max(k + k / 2);
         while ef.saturating_mul(SCAN_SHARE) < linked {
             let Some(from) = room.scratch.descend(&self.graph, &self.rows, query, By::Bytes, 0) else {
                 break;

@@ -3,7 +3,7 @@
 //! A row is a position; it never moves. One writer appends, under its space's lock, and publishes codes last, so that whoever sees a row
 //! sees all of it. Deaths are set once (Relaxed: who looks at W has W's view, which came after; as in `store::deaths`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use engram_kernels::Arena;
 
@@ -18,6 +18,16 @@ pub(super) struct Rows {
     pub(super) factors: Arena<f32>,
     generations: Arena<u64>,
     died: Arena<AtomicU64>,
+    /// Rows that died, at whatever generation. Relaxed: a statistic.
+    dead: AtomicUsize,
+}
+
+/// A row's code, and what else is known of it.
+pub(super) struct Held<'a> {
+    pub(super) generation: Generation,
+    pub(super) bytes: &'a [i8],
+    pub(super) bits: &'a [u64],
+    pub(super) factors: &'a [f32],
 }
 
 impl Rows {
@@ -31,6 +41,7 @@ impl Rows {
             factors: Arena::new(FACTORS),
             generations: Arena::new(1),
             died: Arena::new(1),
+            dead: AtomicUsize::new(0),
         }
     }
 
@@ -40,15 +51,35 @@ impl Rows {
 
     /// Adds a vector, little-endian bytes; generations ascend. Only one thread at a time.
     pub(super) fn append(&self, generation: Generation, vector: &[u8], inverse_norm: f32, draft: &mut Draft) {
-        debug_assert!(self.len() == 0 || self.generation(self.len() as u32 - 1) < generation, "rows come in order");
         self.codec.code_row(vector, inverse_norm, draft);
-        self.generations.extend(1, |_, row| row[0] = generation.0);
-        self.died.extend(1, |_, _| {});
-        self.factors.extend(1, |_, row| row.copy_from_slice(&draft.factors));
+        self.push(&Held { generation, bytes: &draft.bytes, bits: &draft.bits, factors: &draft.factors }, Generation(0));
+    }
+
+    /// Adds a coded row, and when it died (0: it lives). Only one thread at a time.
+    pub(super) fn push(&self, held: &Held<'_>, died: Generation) {
+        debug_assert!(
+            self.len() == 0 || self.generation(self.len() as u32 - 1) < held.generation,
+            "rows come in order"
+        );
+        self.generations.extend(1, |_, row| row[0] = held.generation.0);
+        self.died.extend(1, |_, row| row[0] = AtomicU64::new(died.0));
+        // Relaxed: a statistic.
+        self.dead.fetch_add(usize::from(died.0 > 0), Ordering::Relaxed);
+        self.factors.extend(1, |_, row| row.copy_from_slice(held.factors));
         if let Some(bits) = &self.bits {
-            bits.extend(1, |_, row| row.copy_from_slice(&draft.bits));
+            bits.extend(1, |_, row| row.copy_from_slice(held.bits));
         }
-        self.bytes.extend(1, |_, row| row.copy_from_slice(&draft.bytes));
+        self.bytes.extend(1, |_, row| row.copy_from_slice(held.bytes));
+    }
+
+    pub(super) fn held(&self, row: u32) -> Held<'_> {
+        let at = row as usize;
+        let bits = self.bits.as_ref().map_or(&[][..], |bits| bits.row(at));
+        Held { generation: self.generation(row), bytes: self.bytes.row(at), bits, factors: self.factors.row(at) }
+    }
+
+    pub(super) fn dead(&self) -> usize {
+        self.dead.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -85,13 +116,19 @@ impl Rows {
     pub(super) fn kill(&self, generation: Generation, death: Generation) {
         let Some(row) = self.up_to(generation).checked_sub(1) else { return };
         if self.generation(row as u32) == generation {
-            let _ = self.died.row(row)[0].compare_exchange(0, death.0, Ordering::Relaxed, Ordering::Relaxed);
+            let new = self.died.row(row)[0].compare_exchange(0, death.0, Ordering::Relaxed, Ordering::Relaxed);
+            self.dead.fetch_add(usize::from(new.is_ok()), Ordering::Relaxed);
         }
+    }
+
+    /// When the row died; 0: it lives.
+    pub(super) fn died(&self, row: u32) -> Generation {
+        Generation(self.died.row(row as usize)[0].load(Ordering::Relaxed))
     }
 
     #[inline]
     pub(super) fn lives(&self, row: u32, upto: Generation) -> bool {
-        let died = self.died.row(row as usize)[0].load(Ordering::Relaxed);
-        died == 0 || died > upto.0
+        let died = self.died(row);
+        died.0 == 0 || died > upto
     }
 }

@@ -22,6 +22,7 @@ mod watermark;
 pub use apply::{Delta, Observed, apply_forget, apply_observe, apply_voids};
 pub use deaths::Deaths;
 pub use history::LeftOut;
+pub use indexing::{Answers, Tools, image_id, images_dir};
 pub use keys::Keys;
 pub use orders::{Attached, Batch, Control, Order, Piece, Speaker, Wanted, continues, permits};
 pub use part::{Change, DamagedRows, FrameRows, PickedRows};

@@ -101,7 +101,7 @@ impl Space {
             numbered: AtomicU64::new(state.last_generation.0),
             view: ArcSwap::from_pointee(View::empty(state.last_generation)),
             growing: Mutex::new(Watermark::new(state.last_generation)),
-            indexing: Indexing::new(&options, config),
+            indexing: Indexing::new(config),
             unsealed: AtomicU64::new(0),
             process_unsealed,
             fenced: AtomicBool::new(false),

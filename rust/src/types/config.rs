@@ -65,6 +65,8 @@ pub struct Config {
     // The index.
     /// A space with fewer rows has no graph: its rows are looked through.
     pub index_graph_rows_min: usize,
+    /// A graph that has grown is written down when it has stood still for so long, or has doubled; 0: never.
+    pub index_image_idle_ms: u64,
     /// How much the confidence of a hit is lowered that the graph does not answer yet, and for how long after its commit (G7).
     pub provisional_percent: u64,
     pub provisional_ms: u64,
@@ -122,6 +124,7 @@ impl Default for Config {
             maintenance_retry_ms: 500,
             scrub_pause_ms: 3_600_000,
             index_graph_rows_min: 4_096,
+            index_image_idle_ms: 2_000,
             provisional_percent: 10,
             provisional_ms: 100,
             sessions_attached_max: 10_000,
@@ -143,6 +146,7 @@ impl Config {
             segment_bytes_max: 4 * MIB,
             checkpoint_log_bytes: 16 * MIB,
             seal_space_bytes: 16 * MIB,
+            index_image_idle_ms: 0,
             ..Self::default()
         }
     }
@@ -181,6 +185,7 @@ impl Config {
             "checkpoint_log_bytes" => self.checkpoint_log_bytes = value,
             "merge_files" => self.merge_files = size,
             "index_graph_rows_min" => self.index_graph_rows_min = size,
+            "index_image_idle_ms" => self.index_image_idle_ms = value,
             "provisional_percent" => self.provisional_percent = value,
             "provisional_ms" => self.provisional_ms = value,
             "sessions_attached_max" => self.sessions_attached_max = value,

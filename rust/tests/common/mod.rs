@@ -56,6 +56,7 @@ pub fn tiny() -> Config {
         checkpoint_log_bytes: 24 << 10,
         merge_files: 2,
         index_graph_rows_min: 0,
+        index_image_idle_ms: 3,
         idle_close_ms: 20,
         maintenance_retry_ms: 5,
         unsynced_bytes_max: 4 << 10,

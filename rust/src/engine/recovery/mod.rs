@@ -17,7 +17,7 @@ use super::open::Damage;
 use crate::env::Files;
 use crate::error::Error;
 use crate::records::{RowSource, SealedFile};
-use crate::store::{DamagedRows, Deaths, SealedPart, SpaceState};
+use crate::store::{DamagedRows, Deaths, SealedPart, SpaceState, image_id, images_dir};
 use crate::types::codec::Seed;
 use crate::types::{FileId, Generation, PartitionId, SessionId, SpaceId};
 use crate::wal::{
@@ -95,6 +95,7 @@ pub(super) fn read_partition(
     let (caught, noted) = careful.apply(files, seed, (id, &dir), &mut reader.spaces, log.committed_at)?;
     reader.judge(&log);
     leftovers.extend(reader.stray_rows(&mut kept)?);
+    leftovers.extend(reader.stray_images()?);
     kept.damaged = !reader.damage.is_empty();
     kept.drops = u32::from(kept.damaged);
     let poisoned = files.list(&dir).map_err(|e| Error::io(&dir, &e))?.iter().any(|e| e.name == "poisoned");
@@ -406,6 +407,17 @@ impl Reader<'_> {
             }
         }
         Ok(strays)
+    }
+
+    /// Images of spaces that are no more, and half-written ones.
+    fn stray_images(&self) -> Result<Vec<String>, Error> {
+        let dir = images_dir(&self.dir);
+        let entries = match self.files.list(&dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|e| Error::io(&dir, &e))?,
+        };
+        let ours = |name: &str| image_id(name).is_some_and(|id| self.spaces.contains_key(&id));
+        Ok(entries.into_iter().filter(|e| !ours(&e.name)).map(|e| format!("{dir}/{}", e.name)).collect())
     }
 }
 

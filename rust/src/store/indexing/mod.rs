@@ -1,79 +1,131 @@
 //! A space's index, beside its view: who puts rows into it, and when it may answer (O6).
 //!
-//! Whoever publishes rows puts them into the index first, under `growing`, so that a reader who has seen a view finds all of its rows. After a
-//! start the index is empty: it is behind, and a builder brings it up to the view, a little at a time, under the same lock; until then, and for whoever looks
-//! at a generation before that moment, rows are scored one by one from the view. Rows that were dead by then are not in it.
+//! Whoever publishes rows puts them into the index first, under `growing`, so that a reader who has seen a view finds all of its rows. The index that
+//! answers is replaced whole: by the first one after a start, and by one without the dead when those are many. The next one is made beside writers, a
+//! little at a time, under the same lock where it must be; deaths are told to both. Whoever looks at a generation before an index's first finds what was dead by
+//! then missing in it, so for him rows are scored one by one from the view.
 
-use std::sync::OnceLock;
+mod image;
+mod start;
+mod work;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+pub use image::{image_id, images_dir};
+use work::Work;
 
 use super::space::Space;
 use super::view::Part;
+use crate::env::Files;
 use crate::error::Error;
 use crate::index::Index;
+use crate::types::codec::Seed;
 use crate::types::{Config, Generation, SpaceOptions};
 
+/// What the work on indexes needs of the engine.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    pub files: &'a dyn Files,
+    pub seed: Seed,
+    /// The partition's directory.
+    pub dir: &'a str,
+    pub config: &'a Config,
+    /// Monotonic nanoseconds.
+    pub now: u64,
+}
+
+/// An index that answers.
+pub struct Answers {
+    pub index: Arc<Index>,
+    /// For whoever looks at this generation or a later one.
+    from: Generation,
+}
+
 pub(super) struct Indexing {
-    index: Index,
-    /// Rows up to it are in the index. Under `growing`.
-    reached: AtomicU64,
-    /// From this generation on the index answers (Release: with all rows up to it).
-    from: AtomicU64,
-    /// Rows cannot be read: it never will.
+    answers: ArcSwapOption<Answers>,
+    /// The one that will: deaths are told to it too. Set and taken under `growing`.
+    next: ArcSwapOption<Index>,
+    work: Mutex<Work>,
+    /// What died up to it must leave the index, and until then there is no image (K3).
+    purging: AtomicU64,
+    /// Rows that the image on the disk has. Relaxed, like the next: statistics.
+    imaged: AtomicU64,
+    rebuilt: AtomicU64,
+    /// Rows cannot be read: it never will answer.
     unfit: OnceLock<Error>,
     graph_rows_min: usize,
 }
 
 impl Indexing {
-    pub(super) fn new(options: &SpaceOptions, config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
-            // A space's id is never used again: its randomness is its own, and the same after every start.
-            index: Index::new(options.dim, options.metric, options.id.0),
-            reached: AtomicU64::new(0),
-            from: AtomicU64::new(u64::MAX),
+            answers: ArcSwapOption::empty(),
+            next: ArcSwapOption::empty(),
+            work: Mutex::default(),
+            purging: AtomicU64::new(0),
+            imaged: AtomicU64::new(0),
+            rebuilt: AtomicU64::new(0),
             unfit: OnceLock::new(),
             graph_rows_min: config.index_graph_rows_min,
         }
     }
 
-    fn is_behind(&self) -> bool {
-        self.from.load(Ordering::Acquire) == u64::MAX
+    fn empty(options: &SpaceOptions) -> Arc<Index> {
+        // A space's id is never used again: its randomness is its own, and the same after every start.
+        Arc::new(Index::new(options.dim, options.metric, options.id.0))
     }
 
     /// New rows, in order. Under `growing`.
     pub(super) fn append(&self, part: &Part) {
-        if self.is_behind() || !part.sound {
-            return;
-        }
+        let answers = self.answers.load();
+        let Some(answers) = answers.as_ref().filter(|_| part.sound) else { return };
         for row in 0..part.rows.rows() {
             match part.rows.vectors_from(row, 1) {
                 Ok(run) if run.bytes.is_empty() => {}
-                Ok(run) => self.index.append(part.rows.generation_at(row), run.bytes, run.inverse_norms[0]),
+                Ok(run) => answers.index.append(part.rows.generation_at(row), run.bytes, run.inverse_norms[0]),
                 // They were checked when they came: whatever this is, the view will say it.
-                Err(error) => self.give_up(error),
+                Err(error) => return self.give_up(error),
             }
         }
     }
 
+    /// Under `growing`.
     pub(super) fn kill(&self, generation: Generation, death: Generation) {
-        self.index.kill(generation, death);
+        if let Some(answers) = &*self.answers.load() {
+            answers.index.kill(generation, death);
+        }
+        if let Some(next) = &*self.next.load() {
+            next.kill(generation, death);
+        }
     }
 
     fn give_up(&self, error: Error) {
         let _ = self.unfit.set(error);
-        self.from.store(u64::MAX, Ordering::Release);
+        self.answers.store(None);
+        self.next.store(None);
     }
 }
 
 impl Space {
-    /// The index, for whoever looks at `upto`; None: it does not answer for that.
-    pub fn index_at(&self, upto: Generation) -> Option<&Index> {
-        (self.indexing.from.load(Ordering::Acquire) <= upto.0).then_some(&self.indexing.index)
+    /// The index, for whoever looks at `upto`; None: none answers for that.
+    pub fn index_at(&self, upto: Generation) -> Option<Arc<Answers>> {
+        self.indexing.answers.load_full().filter(|answers| answers.from <= upto)
     }
 
-    /// Rows in the index, and those of them that the graph answers for.
+    /// Rows in the index, and those of them that the graph answers for; while none answers, of the one being made.
     pub fn indexed(&self) -> (u64, u64) {
-        (self.indexing.index.rows() as u64, self.indexing.index.linked() as u64)
+        let answers = self.indexing.answers.load_full().map(|answers| Arc::clone(&answers.index));
+        let index = answers.or_else(|| self.indexing.next.load_full());
+        index.map_or((0, 0), |index| (index.rows() as u64, index.linked() as u64))
+    }
+
+    /// Rows that the image on the disk has, and how often an index had to be made from the rows for want of one.
+    pub fn imaged(&self) -> (u64, u64) {
+        (self.indexing.imaged.load(Ordering::Relaxed), self.indexing.rebuilt.load(Ordering::Relaxed))
     }
 
     /// Why the index will never answer, if so: rows cannot be read.
@@ -83,46 +135,27 @@ impl Space {
 
     /// Up to where the index answers without looking through a tail (O5). A space without a graph counts as absorbed.
     pub fn absorbed(&self) -> Generation {
-        let (indexing, watermark) = (&self.indexing, self.watermark());
-        if indexing.is_behind() {
-            return Generation(0);
-        }
-        let index = &indexing.index;
-        if index.rows() < indexing.graph_rows_min {
+        let watermark = self.watermark();
+        let answers = self.indexing.answers.load();
+        let Some(answers) = &*answers else { return Generation(0) };
+        if answers.index.rows() < self.indexing.graph_rows_min {
             return watermark;
         }
-        index.first_unlinked().map_or(watermark, |first| watermark.min(Generation(first.0 - 1)))
+        answers.index.first_unlinked().map_or(watermark, |first| watermark.min(Generation(first.0 - 1)))
     }
 
-    /// Does a piece of work on the index: puts up to `most` rows into it after a start, or some into its graph; false if there is nothing to do.
-    pub fn build_index(&self, most: usize) -> bool {
-        let indexing = &self.indexing;
-        if indexing.is_behind() {
-            return indexing.unfit.get().is_none() && self.catch_up(most);
-        }
-        indexing.index.rows() >= indexing.graph_rows_min && indexing.index.build()
+    /// The index of a space that has just been made; there is no image of it.
+    pub fn index_anew(&self) {
+        let mut filling = self.begin_filling(Indexing::empty(&self.options));
+        while !self.fill(&mut filling) {}
+        *self.indexing.work.lock() = Work::Resting(work::Rest::default());
     }
 
-    fn catch_up(&self, most: usize) -> bool {
-        let indexing = &self.indexing;
-        let growing = self.growing.lock();
-        let view = self.view();
-        let (mut reached, mut taken) = (Generation(indexing.reached.load(Ordering::Relaxed)), 0);
-        let walked = view.each_vector(reached, |generation, vector, inverse_norm| {
-            if !vector.is_empty() {
-                indexing.index.append(generation, vector, inverse_norm);
-                taken += 1;
-            }
-            reached = generation;
-            taken < most
-        });
-        indexing.reached.store(reached.0, Ordering::Relaxed);
-        match walked {
-            Ok(true) => indexing.from.store(view.watermark().0, Ordering::Release),
-            Ok(false) => {}
-            Err(error) => indexing.give_up(error),
-        }
-        drop(growing);
-        true
+    /// Does a piece of work on the index; false if there is nothing to do. Any number of threads: linking is for all, the rest for one at a time.
+    pub fn build_index(&self, tools: &Tools<'_>) -> bool {
+        let worked = self.work_on_index(tools);
+        let answers = self.indexing.answers.load_full();
+        let builds = answers.filter(|answers| answers.index.rows() >= self.indexing.graph_rows_min);
+        worked | builds.is_some_and(|answers| answers.index.build())
     }
 }
