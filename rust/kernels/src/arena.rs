@@ -31,6 +31,8 @@ pub unsafe trait Plain: Send + Sync + 'static {}
 // SAFETY: integers and atomics of integers.
 unsafe impl Plain for i8 {}
 // SAFETY: as above.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
 unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}

@@ -1,8 +1,9 @@
 //! Codes are the same at every SIMD level, rotations keep lengths and products, and a code's products are near the vectors'.
 
 use engram_kernels::{
-    Arena, Level, PLANES, Rotation, WIDTH, available, bytes_products_at, bytes_products_of, encode_at, planes_at,
-    planes_products_at, planes_products_of,
+    Arena, BLOCK, BLOCK_BITS_MAX, BLOCK_FACTORS, Level, PLANES, Rotation, WIDTH, available, blocks_limits,
+    blocks_products_at, bytes_products_at, bytes_products_of, encode_at, planes_at, planes_products_at,
+    planes_products_of, table, transpose,
 };
 use proptest::prelude::*;
 
@@ -166,6 +167,39 @@ fn many_rows_at_once() {
             bytes_products_at(*level, &codes[7].bytes, bytes.run(32, 34), &mut run_bytes);
             planes_products_at(*level, &codes[7].planes, bits.run(32, 34), &mut run_bits);
             assert_eq!((run_bytes, run_bits), ([by_bytes[3], by_bytes[4]], [by_bits[3], by_bits[4]]));
+        }
+    }
+}
+
+/// Blocks give what their rows give alone, to the bit, at every level; limits what their formula says.
+#[test]
+fn blocks_are_their_rows() {
+    for dim in [64, 384, 704, BLOCK_BITS_MAX] {
+        let words = dim / WIDTH;
+        let codes: Vec<Code> = (0..2 * BLOCK as u64).map(|seed| code(Level::Scalar, &random(dim, seed + 1))).collect();
+        let mut blocks = vec![0; codes.len() * words * 8];
+        for (rows, block) in codes.chunks(BLOCK).zip(blocks.chunks_exact_mut(BLOCK * words * 8)) {
+            transpose(&rows.iter().map(|c| &c.bits[..]).collect::<Vec<_>>(), block);
+        }
+        let mut looked_up = Vec::new();
+        // The greatest sums there are, too.
+        for planes in [codes[3].planes.clone(), vec![u64::MAX; words * PLANES]] {
+            table(&planes, &mut looked_up);
+            for level in available() {
+                let mut products = vec![0; codes.len()];
+                blocks_products_at(*level, &looked_up, &blocks, &mut products);
+                for (code, product) in codes.iter().zip(&products) {
+                    assert_eq!(planes_product_at(Level::Scalar, &planes, &code.bits), u32::from(*product), "{level}");
+                }
+                let factors: Vec<f32> = (0..BLOCK_FACTORS * codes.len()).map(|i| (i as f32).sin()).collect();
+                let mut limits = vec![0.0; codes.len()];
+                blocks_limits(&products, &factors, (0.7, 3.0, 0.2), &mut limits);
+                for (i, limit) in limits.iter().enumerate() {
+                    let of = |kind| factors[(i / BLOCK * BLOCK_FACTORS + kind) * BLOCK + i % BLOCK];
+                    let in_ones = 16.0 * f32::from(products[i]) - 120.0 * of(1);
+                    assert_eq!(*limit, 0.7 * of(0) * (2.0 * in_ones - 3.0) + of(2) + 0.2 * of(3));
+                }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use super::candidates::Candidates;
 use super::codec::Coded;
 use super::graph::Graph;
 use super::rows::Rows;
-use super::scan::{Block, Visible};
+use super::scan::{Stretch, Visible};
 use super::walk::{By, Scratch};
 use crate::error::Error;
 use crate::types::{Generation, Metric};
@@ -76,7 +76,7 @@ impl Trial {
         let mut wanted = |generation: Generation| Ok(generation != own);
         let mut visible = Visible { upto: Generation(u64::MAX), wanted: &mut wanted, pulse: &|| Ok(()) };
         let mut truth = Candidates::new(NEAREST);
-        rows.scan(&query, (0, self.linked), &mut visible, &mut Block::default(), &mut truth)?;
+        rows.scan(&query, (0, self.linked), &mut visible, &mut Stretch::default(), &mut truth)?;
         let is_copy = |row: Generation| rows.bytes.row(rows.up_to(row) - 1) == rows.bytes.row(cue);
         let Some((_, nearest, worst)) = truth.estimated().filter(|(best, ..)| !is_copy(*best)) else {
             return Ok(self.end(rows));

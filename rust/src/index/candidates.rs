@@ -32,6 +32,11 @@ impl Candidates {
         self.lows.admits(score)
     }
 
+    /// The least score that can.
+    pub(super) fn floor(&self) -> f32 {
+        self.lows.floor()
+    }
+
     pub(super) fn push(&mut self, generation: Generation, score: f32, margin: f32) {
         self.lows.push(Near { score: score - margin, generation });
         self.kept.push(Candidate { generation, score, margin });

@@ -8,7 +8,7 @@
 //! The metrics differ only in the row's weight and bias: cosine divides by the norm; L2 scores `2⟨q,x⟩ - |x|²`, which is `-|q-x|²` less
 //! the query's part; inner product takes the product. (Bits: RaBitQ, arXiv 2405.12497, section 3.)
 
-use engram_kernels::{Arena, PLANES, Rotation, WIDTH, encode, planes};
+use engram_kernels::{Arena, BLOCK_FACTORS, PLANES, Rotation, WIDTH, encode, planes};
 
 use crate::types::Metric;
 
@@ -151,6 +151,11 @@ impl Coded {
         BYTES_SIGMAS / 12.0_f32.sqrt() * (of_row * of_row + of_query * of_query).sqrt()
     }
 
+    /// What the limits of blocks take of a query.
+    pub(super) fn block_terms(&self) -> (f32, f32, f32) {
+        (self.scale, self.sum, self.norm)
+    }
+
     /// The score by bits, and what the true one may lie above it; `tail` is what stands behind a row's bits.
     #[inline]
     pub(super) fn by_bits(&self, product: u32, tail: &[u64]) -> (f32, f32) {
@@ -171,6 +176,13 @@ pub(super) fn bits_tail(bits: &[u64]) -> &[u64] {
 #[inline]
 pub(super) fn bits_tail_of(bits: &Arena<u64>, row: u32) -> &[u64] {
     bits_tail(bits.row(row as usize))
+}
+
+/// Factor, ones, bias and spread of a row's bits, as estimates of blocks take them.
+pub(super) fn block_factors(bits: &[u64]) -> [f32; BLOCK_FACTORS] {
+    let tail = bits_tail(bits);
+    let ([factor, spread], [ones, bias]) = (unpair(tail[0]), unpair(tail[1]));
+    [f32::from_bits(factor), ones as f32, f32::from_bits(bias), f32::from_bits(spread)]
 }
 
 fn pair(low: u32, high: u32) -> u64 {

@@ -95,6 +95,12 @@ impl TopK {
         self.heap.len() < self.k || self.heap.peek().is_some_and(|farthest| score >= farthest.score)
     }
 
+    /// The least score that could still be kept.
+    pub fn floor(&self) -> f32 {
+        let full = self.heap.len() >= self.k;
+        self.heap.peek().filter(|_| full).map_or(f32::NEG_INFINITY, |farthest| farthest.score)
+    }
+
     /// Nearest first.
     pub fn into_sorted(self) -> Vec<Near> {
         self.heap.into_sorted_vec()

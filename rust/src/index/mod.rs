@@ -33,7 +33,7 @@ use graph::Graph;
 pub use image::{BLOCK_HEAD, ImageReader, ImageWriter, Owner};
 pub use renew::Renewal;
 use rows::Rows;
-use scan::Block;
+use scan::Stretch;
 pub use scan::Visible;
 use walk::{By, Scratch};
 
@@ -55,7 +55,7 @@ pub struct Index {
 #[derive(Default)]
 struct Room {
     scratch: Scratch,
-    block: Block,
+    stretch: Stretch,
 }
 
 impl Index {
@@ -161,7 +161,7 @@ impl Index {
         let rows = self.rows.up_to(visible.upto);
         let linked = linked.min(rows);
         let mut found = self.walked(query, k, ef, linked, visible, room)?;
-        self.rows.scan(query, (linked, rows), visible, &mut room.block, &mut found)?;
+        self.rows.scan(query, (linked, rows), visible, &mut room.stretch, &mut found)?;
         Ok(found)
     }
 
@@ -197,7 +197,7 @@ impl Index {
             (visible.pulse)()?;
         }
         let mut found = Candidates::new(k);
-        self.rows.scan(query, (0, linked), visible, &mut room.block, &mut found)?;
+        self.rows.scan(query, (0, linked), visible, &mut room.stretch, &mut found)?;
         Ok(found)
     }
 }

@@ -5,9 +5,9 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use engram_kernels::Arena;
+use engram_kernels::{Arena, BLOCK, BLOCK_BITS_MAX, BLOCK_FACTORS, transpose};
 
-use super::codec::{Codec, Draft, FACTORS};
+use super::codec::{Codec, Draft, FACTORS, block_factors};
 use super::walk::By;
 use crate::types::{Generation, Metric};
 
@@ -16,10 +16,17 @@ pub(super) struct Rows {
     pub(super) bytes: Arena<i8>,
     pub(super) bits: Option<Arena<u64>>,
     pub(super) factors: Arena<f32>,
+    pub(super) blocks: Option<Blocks>,
     generations: Arena<u64>,
     died: Arena<AtomicU64>,
     /// Rows that died, at whatever generation. Relaxed: a statistic.
     dead: AtomicUsize,
+}
+
+/// The bits of 32 rows at a time, side by side, and what belongs to them: written when the 32 are there.
+pub(super) struct Blocks {
+    pub(super) bits: Arena<u8>,
+    pub(super) factors: Arena<f32>,
 }
 
 /// A row's code, and what else is known of it.
@@ -37,6 +44,9 @@ impl Rows {
         Self {
             codec,
             bytes: Arena::new(bytes),
+            blocks: bits
+                .filter(|_| bytes <= BLOCK_BITS_MAX)
+                .map(|_| Blocks { bits: Arena::new(BLOCK * bytes / 8), factors: Arena::new(BLOCK * BLOCK_FACTORS) }),
             bits: bits.map(Arena::new),
             factors: Arena::new(FACTORS),
             generations: Arena::new(1),
@@ -70,6 +80,23 @@ impl Rows {
             bits.extend(1, |_, row| row.copy_from_slice(held.bits));
         }
         self.bytes.extend(1, |_, row| row.copy_from_slice(held.bytes));
+        if self.len().is_multiple_of(BLOCK) {
+            self.close_block();
+        }
+    }
+
+    /// Puts the last 32 rows side by side.
+    fn close_block(&self) {
+        let (Some(blocks), Some(bits)) = (&self.blocks, &self.bits) else { return };
+        let rows: Vec<&[u64]> = (self.len() - BLOCK..self.len()).map(|row| bits.row(row)).collect();
+        blocks.factors.extend(1, |_, factors| {
+            for (i, row) in rows.iter().enumerate() {
+                let of = block_factors(row);
+                of.iter().enumerate().for_each(|(kind, factor)| factors[kind * BLOCK + i] = *factor);
+            }
+        });
+        // Last: who sees it sees both.
+        blocks.bits.extend(1, |_, block| transpose(&rows, block));
     }
 
     pub(super) fn held(&self, row: u32) -> Held<'_> {

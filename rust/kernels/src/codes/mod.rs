@@ -7,10 +7,14 @@
 //! Sources: int8 with a scale a row is scalar quantization; one bit with a factor a row against a finer query is RaBitQ (Gao and
 //! Long, SIGMOD 2024, arXiv 2405.12497), whose estimate of a product is unbiased over the random rotations.
 
+mod blocks;
 mod encode;
 mod product;
 mod rotate;
 
+pub use blocks::{
+    BLOCK, BLOCK_BITS_MAX, BLOCK_FACTORS, blocks_limits, blocks_products, blocks_products_at, table, transpose,
+};
 pub use encode::{Coded, encode, encode_at, planes, planes_at};
 pub use product::{
     bytes_products, bytes_products_at, bytes_products_of, planes_products, planes_products_at, planes_products_of,
