@@ -274,3 +274,46 @@ fn a_dropped_space_presses_nobody() {
     drop(held);
     assert_eq!(rig.core.process_unsealed.bytes(), 0, "given back once");
 }
+
+/// P2, P4: an index that is too far behind holds up whoever writes, the more so the more recalls must look through its tail; when it has caught up he goes on.
+#[test]
+fn an_index_too_far_behind_presses() {
+    let mut source = Source::new(Config { index_tail_rows_max: 60, scan_picos: 50_000, ..config() });
+    let space = source.rig.core.space("a").unwrap();
+    while source.rig.core.step_builder() {}
+    let write = |source: &mut Source| {
+        let pushed = source.push();
+        for _ in 0..200 {
+            source.rig.core.step_partition(0);
+            source.rig.core.partitions[0].port.run_one();
+            source.rig.clock.advance_micros(10);
+        }
+        pushed
+    };
+    (0..3).for_each(|_| assert!(write(&mut source)));
+    assert_eq!((space.tail_rows(), source.level()), (30, Level::Warning));
+    (0..3).for_each(|_| assert!(write(&mut source)));
+    assert_eq!((space.tail_rows(), source.level()), (60, Level::Overloaded));
+    assert!(!write(&mut source));
+    assert_eq!(space.pressure(source.rig.core.now()).1, "the space's index is too far behind");
+    while source.rig.core.step_builder() {
+        source.rig.clock.advance_micros(2_000);
+    }
+    assert_eq!((space.tail_rows(), source.level()), (0, Level::Normal));
+    assert!(space.drain_ms(1, 100, &source.rig.core.process_queue).is_some());
+    assert!(write(&mut source));
+    // Ten rows are few, unless so many recalls look through them.
+    let recall = || source.rig.core.recall(&space, &[1.0, 2.0, 3.0], 1, Reading::default()).unwrap();
+    source.rig.clock.advance_micros(300_000);
+    space.count_recalls(source.rig.core.now());
+    assert_eq!((space.tail_rows(), source.level()), (10, Level::Normal));
+    (0..2_000).for_each(|_| drop(recall()));
+    source.rig.clock.advance_micros(2_500);
+    space.count_recalls(source.rig.core.now());
+    assert_eq!(source.level(), Level::Normal, "it was looked at just now");
+    source.rig.clock.advance_micros(250_000);
+    space.count_recalls(source.rig.core.now());
+    let expected = 10.0 * 3.2e-6 * 2_000.0 / 0.2525 / 0.5;
+    assert!((space.pressure(source.rig.core.now()).0 / expected - 1.0).abs() < 0.01, "3.2 µs a row");
+    assert_eq!(source.level(), Level::Warning);
+}

@@ -16,6 +16,7 @@ use super::maintenance::Maintenance;
 use super::recovery::{Careful, PartitionState, end_note, read_partition};
 use crate::env::{Env, Files, LockError, Port, Scheduler, Task};
 use crate::error::Error;
+use crate::index::scan_picos;
 use crate::queue::{Completions, Pool, Turn};
 use crate::store::{Delta, Spaces};
 use crate::types::codec::Seed;
@@ -78,6 +79,8 @@ impl Core {
     /// Opens or makes the directory of `env`. Nothing runs yet: the caller drives the steps.
     pub fn open(env: Env, config: Config, scheduler: Arc<dyn Scheduler>) -> Result<Arc<Self>, Error> {
         config.check()?;
+        let scan_picos = if config.scan_picos > 0 { config.scan_picos } else { scan_picos(&*env.clock) };
+        let config = Config { scan_picos, ..config };
         take_lock(&env)?;
         let files = Arc::clone(&env.files);
         Self::open_locked(env, config, scheduler).inspect_err(|_| files.unlock())

@@ -41,6 +41,7 @@ impl Engine {
     pub fn open(env: Env, config: Config, cores: usize) -> Result<Self, Error> {
         engram_kernels::try_level().map_err(|e| Error::invalid("ENGRAM_SIMD", e.to_string()))?;
         let threads = Arc::new(Threads::new(cores));
+        let config = Config { cores, ..config };
         let core = Core::open(env, config, Arc::clone(&threads) as Arc<dyn Scheduler>)?;
         let engine = Self { core, threads, handles: Mutex::default(), closed: Mutex::new(false) };
         *engine.handles.lock() = engine.threads.start(&engine.core).map_err(|e| Error::io("a thread", &e))?;

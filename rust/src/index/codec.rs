@@ -185,6 +185,12 @@ pub(super) fn block_factors(bits: &[u64]) -> [f32; BLOCK_FACTORS] {
     [f32::from_bits(factor), ones as f32, f32::from_bits(bias), f32::from_bits(spread)]
 }
 
+/// Bytes of a row with so many coordinates that a scan reads, but for those that pass.
+pub fn scanned_bytes(dim: usize) -> usize {
+    let padded = dim.next_multiple_of(WIDTH);
+    if dim >= BITS_DIM_MIN { padded / 8 } else { padded }
+}
+
 fn pair(low: u32, high: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }

@@ -27,6 +27,7 @@ use build::{Building, step};
 use calibrate::width_now;
 use candidates::Candidates;
 pub use check::Health;
+pub use codec::scanned_bytes;
 use codec::{Coded, Draft};
 pub use flat::{Cue, Near, TopK};
 use graph::Graph;
@@ -34,7 +35,7 @@ pub use image::{BLOCK_HEAD, ImageReader, ImageWriter, Owner};
 pub use renew::Renewal;
 use rows::Rows;
 use scan::Stretch;
-pub use scan::Visible;
+pub use scan::{Visible, scan_picos};
 use walk::{By, Scratch};
 
 use crate::error::Error;

@@ -18,6 +18,20 @@ struct Rates {
     observations: Rate,
     bytes: Rate,
     sealed: Rate,
+    linked: Rate,
+}
+
+/// What a recall may spend on the tail (P2), and the share of all cores that recalls together may.
+const TAIL_NANOS: f64 = 5e6;
+const TAIL_CORES: f64 = 0.25;
+/// Recalls are counted over so long.
+const RECALLS_NANOS: u64 = 200_000_000;
+
+/// How many recalls a second there are, as last counted.
+#[derive(Default)]
+struct Recalls {
+    at: u64,
+    count: u64,
 }
 
 pub(super) struct Flow {
@@ -28,14 +42,27 @@ pub(super) struct Flow {
     age_nanos_max: u64,
     unsealed_max: u64,
     rates: Mutex<Rates>,
+    tail_rows_max: u64,
+    /// What a recall takes for a row of the tail, in nanoseconds, and what recalls may take each second, all together.
+    row_nanos: f64,
+    recalls_nanos: f64,
+    recalls: Mutex<Recalls>,
+    recalls_per_second: AtomicU64,
     /// What the space may hold; 0: anything. Relaxed: an admission that races with a change of it is before or after.
     memories_max: AtomicU64,
     bytes_max: AtomicU64,
 }
 
 impl Flow {
-    pub(super) fn new(config: &Config, quota: Quota) -> Self {
+    /// `scanned`: bytes of a row's code that a recall reads in the tail.
+    pub(super) fn new(config: &Config, quota: Quota, scanned: usize) -> Self {
+        let row_nanos = (scanned as u64 * config.scan_picos).max(1) as f64 / 1e3;
         Self {
+            tail_rows_max: ((TAIL_NANOS / row_nanos) as u64).clamp(1, config.index_tail_rows_max.max(1)),
+            row_nanos,
+            recalls_nanos: TAIL_CORES * config.cores.max(1) as f64 * 1e9,
+            recalls: Mutex::default(),
+            recalls_per_second: AtomicU64::new(0),
             gauge: Gauge::default(),
             wants_room: AtomicBool::new(false),
             oldest: AtomicU64::new(0),
@@ -45,6 +72,20 @@ impl Flow {
             memories_max: AtomicU64::new(quota.memories),
             bytes_max: AtomicU64::new(quota.bytes),
         }
+    }
+
+    /// Rows come that wait for the graph; none did before.
+    pub(super) fn tail_begins(&self, now: u64) {
+        self.rates.lock().linked.resume(now);
+    }
+
+    /// More rows are linked.
+    pub(super) fn linked(&self, now: u64, rows: u64) {
+        self.rates.lock().linked.note(now, rows);
+    }
+
+    pub(super) fn is_pressed(&self) -> bool {
+        self.gauge.level() > Level::Normal
     }
 
     pub(super) fn sealed(&self, now: u64, bytes: u64) {
@@ -107,8 +148,32 @@ impl Space {
                 self.unsealed_bytes() as f64 / self.flow.unsealed_max.max(1) as f64,
                 "the space holds too much that is not sealed yet",
             ),
+            (self.tail_pressure(), "the space's index is too far behind"),
         ];
         terms.into_iter().fold((0.0, terms[0].1), |most, term| if term.0 > most.0 { term } else { most })
+    }
+
+    /// P2: rows that recalls must look through, as a share of what they may; and the time that all recalls take for it, of what they may.
+    fn tail_pressure(&self) -> f64 {
+        let (tail, flow) = (self.tail_rows() as f64, &self.flow);
+        // Relaxed: a statistic.
+        let recalls = flow.recalls_per_second.load(Ordering::Relaxed) as f64;
+        (tail / flow.tail_rows_max as f64).max(tail * flow.row_nanos * recalls / flow.recalls_nanos)
+    }
+
+    /// Counts the recalls of the last while; called now and then.
+    pub fn count_recalls(&self, now: u64) {
+        let mut last = self.flow.recalls.lock();
+        let nanos = now.saturating_sub(last.at);
+        if nanos < RECALLS_NANOS {
+            return;
+        }
+        let count = self.recalls.load(Ordering::Relaxed);
+        let rate = (count - last.count) as f64 * 1e9 / nanos as f64;
+        let rate = if last.at == 0 { 0.0 } else { rate };
+        *last = Recalls { at: now, count };
+        drop(last);
+        self.flow.recalls_per_second.store(rate as u64, Ordering::Relaxed);
     }
 
     pub fn level(&self, now: u64) -> Level {
@@ -130,7 +195,9 @@ impl Space {
         let (unsealed, coming) = (self.unsealed_bytes(), self.depth.bytes() + bytes);
         let max = self.flow.unsealed_max;
         let unsealed = unsealed.saturating_sub(max / 2).max((unsealed + coming).saturating_sub(max).min(unsealed));
-        let own = [(surplus.0, rates.observations), (surplus.1, rates.bytes), (unsealed, rates.sealed)];
+        let tail = self.tail_rows().saturating_sub(self.flow.tail_rows_max / 2);
+        let own =
+            [(surplus.0, rates.observations), (surplus.1, rates.bytes), (unsealed, rates.sealed), (tail, rates.linked)];
         let mut times: Vec<Option<f64>> =
             own.into_iter().filter(|(amount, _)| *amount > 0).map(|(amount, rate)| rate.drain_ms(amount)).collect();
         times.extend(process_queue.drain_ms(bytes));

@@ -20,6 +20,7 @@ use super::snapshot::Pins;
 use super::view::{AppendList, SealedPart, View};
 use super::watermark::{Ranges, Watermark};
 use crate::error::Error;
+use crate::index::scanned_bytes;
 use crate::queue::{Committed, Depth, Gate, Lane, Pool, Reply};
 use crate::records::RowSource;
 use crate::session::Sessions;
@@ -97,7 +98,7 @@ impl Space {
             sessions: Sessions::default(),
             gate: Gate::default(),
             pins: Pins::default(),
-            flow: Flow::new(config, options.quota),
+            flow: Flow::new(config, options.quota, scanned_bytes(options.dim as usize)),
             numbered: AtomicU64::new(state.last_generation.0),
             view: ArcSwap::from_pointee(View::empty(state.last_generation)),
             growing: Mutex::new(Watermark::new(state.last_generation)),
@@ -139,6 +140,9 @@ impl Space {
     pub fn publish(&self, delta: Delta, now: u64) {
         let mut watermark = self.growing.lock();
         let mut view = View::clone(&self.view.load());
+        if self.tail_rows() == 0 {
+            self.flow.tail_begins(now);
+        }
         for part in delta.parts {
             let last = view.tail_to.checked_sub(1).and_then(|i| view.tail.get(i)).map(|p| p.rows.last());
             debug_assert!(!part.sound || last.is_none_or(|l| l < part.rows.first()), "parts come in order");

@@ -67,6 +67,11 @@ pub struct Config {
     pub index_graph_rows_min: usize,
     /// A graph that has grown is written down when it has stood still for so long, or has doubled; 0: never.
     pub index_image_idle_ms: u64,
+    /// Rows of a space that its graph does not answer for yet, at most (P2); fewer if looking through so many would take too long.
+    pub index_tail_rows_max: u64,
+    /// Picoseconds that looking through a byte of code takes; 0: measured at the start. Cores that looking through tails may take a quarter of.
+    pub scan_picos: u64,
+    pub cores: usize,
     /// How much the confidence of a hit is lowered that the graph does not answer yet, and for how long after its commit (G7).
     pub provisional_percent: u64,
     pub provisional_ms: u64,
@@ -125,6 +130,9 @@ impl Default for Config {
             scrub_pause_ms: 3_600_000,
             index_graph_rows_min: 4_096,
             index_image_idle_ms: 2_000,
+            index_tail_rows_max: 2_000_000,
+            scan_picos: 0,
+            cores: 2,
             provisional_percent: 10,
             provisional_ms: 100,
             sessions_attached_max: 10_000,
@@ -186,6 +194,7 @@ impl Config {
             "merge_files" => self.merge_files = size,
             "index_graph_rows_min" => self.index_graph_rows_min = size,
             "index_image_idle_ms" => self.index_image_idle_ms = value,
+            "index_tail_rows_max" => self.index_tail_rows_max = value,
             "provisional_percent" => self.provisional_percent = value,
             "provisional_ms" => self.provisional_ms = value,
             "sessions_attached_max" => self.sessions_attached_max = value,

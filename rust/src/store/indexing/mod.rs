@@ -43,6 +43,8 @@ pub struct Answers {
     pub index: Arc<Index>,
     /// For whoever looks at this generation or a later one.
     from: Generation,
+    /// Rows that were there when it began to answer: no writer's fault.
+    given: usize,
 }
 
 pub(super) struct Indexing {
@@ -55,6 +57,8 @@ pub(super) struct Indexing {
     /// Rows that the image on the disk has. Relaxed, like the next: statistics.
     imaged: AtomicU64,
     rebuilt: AtomicU64,
+    /// Linked rows that the rate knows of.
+    counted: AtomicU64,
     /// Rows cannot be read: it never will answer.
     unfit: OnceLock<Error>,
     graph_rows_min: usize,
@@ -69,6 +73,7 @@ impl Indexing {
             purging: AtomicU64::new(0),
             imaged: AtomicU64::new(0),
             rebuilt: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
             unfit: OnceLock::new(),
             graph_rows_min: config.index_graph_rows_min,
         }
@@ -151,11 +156,33 @@ impl Space {
         *self.indexing.work.lock() = Work::Resting(work::Rest::default());
     }
 
+    /// Rows that came since the index answers, and that its graph does not answer for.
+    pub fn tail_rows(&self) -> u64 {
+        let answers = self.indexing.answers.load();
+        let Some(answers) = &*answers else { return 0 };
+        let rows = answers.index.rows();
+        if rows < self.indexing.graph_rows_min { 0 } else { (rows - answers.index.linked().max(answers.given)) as u64 }
+    }
+
     /// Does a piece of work on the index; false if there is nothing to do. Any number of threads: linking is for all, the rest for one at a time.
     pub fn build_index(&self, tools: &Tools<'_>) -> bool {
+        self.count_recalls(tools.now);
         let worked = self.work_on_index(tools);
         let answers = self.indexing.answers.load_full();
-        let builds = answers.filter(|answers| answers.index.rows() >= self.indexing.graph_rows_min);
-        worked | builds.is_some_and(|answers| answers.index.build())
+        let Some(answers) = answers.filter(|answers| answers.index.rows() >= self.indexing.graph_rows_min) else {
+            return worked;
+        };
+        let built = answers.index.build();
+        let linked = answers.index.linked() as u64;
+        // Relaxed: each row is counted by one of those who linked them; nothing else hangs on it.
+        let before = self.indexing.counted.fetch_max(linked, Ordering::Relaxed);
+        if linked > before {
+            self.flow.linked(tools.now, linked - before);
+            if self.flow.is_pressed() {
+                self.level(tools.now);
+                self.gate.wake();
+            }
+        }
+        worked | built
     }
 }

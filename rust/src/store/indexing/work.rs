@@ -150,9 +150,12 @@ impl Space {
 impl Indexing {
     /// The next index has all rows, and answers from now on, for whoever looks at `from` or later. Under `growing`.
     pub(super) fn replace(&self, next: &Arc<Index>, from: Generation) {
-        let old = self.answers.load_full().map_or(from, |old| old.from.max(from));
+        let old = self.answers.load_full();
+        let first = old.as_ref().map_or(from, |old| old.from.max(from));
+        let given = if old.is_none() { next.rows() } else { 0 };
         self.next.store(None);
-        self.answers.store(Some(Arc::new(Answers { index: Arc::clone(next), from: old })));
+        self.counted.store(next.linked() as u64, Ordering::Relaxed);
+        self.answers.store(Some(Arc::new(Answers { index: Arc::clone(next), from: first, given })));
         self.purged(from);
     }
 
