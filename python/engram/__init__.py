@@ -48,7 +48,7 @@ from engram._exceptions import (
 from engram._reads import Snapshot
 from engram._session import Session
 from engram._space import Space
-from engram._types import Ack, BatchAck, Hit, Hits, Memory, QuarantinedBatch
+from engram._types import Ack, BatchAck, Hit, HitBatch, Hits, Memory, QuarantinedBatch
 
 if TYPE_CHECKING:
     from engram import aio
@@ -65,6 +65,7 @@ __all__ = [
     "EngramError",
     "Fenced",
     "Hit",
+    "HitBatch",
     "Hits",
     "Interrupted",
     "InvalidArgument",

@@ -160,6 +160,10 @@ class AsyncSession:
         """Take a frame of the wire or refuse it, at once. See `Session.submit_frame`."""
         return self._session.submit_frame(frame)
 
+    def tell_absorbed(self) -> None:
+        """Completions tell of what is absorbed, too, from now on. See `Session.tell_absorbed`."""
+        self._session.tell_absorbed()
+
     @property
     def id(self) -> int:
         """Tells its completions from those of others."""

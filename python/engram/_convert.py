@@ -25,6 +25,7 @@ AsOf = datetime | int | None
 _TIME_ABSENT = int(np.iinfo(np.int64).min)
 _TIME_LIMIT = 2**62
 _ITEM_OVERHEAD = 64
+SECONDS_MAX = 86_400
 _CONDITION_DEPTH = 32  # the engine stops earlier, and says where
 _CONDITIONS_MAX = 1_000
 
@@ -65,6 +66,13 @@ def matrix(name: str, value: Vectors, ndim: int) -> NDArray[np.float32]:
         shape = "(dim,)" if ndim == 1 else "(n, dim)"
         raise InvalidArgument(f"{name} must have shape {shape}, not {array.shape}", field=name, index=None)
     return np.ascontiguousarray(array)
+
+
+def millis(name: str, seconds: float) -> int:
+    """Return a time to wait, in milliseconds."""
+    if not 0 <= seconds <= SECONDS_MAX:
+        raise InvalidArgument(f"{name} is {seconds!r}; seconds from 0 to {SECONDS_MAX}", field=name, index=None)
+    return round(seconds * 1000)
 
 
 def micros(value: object, index: int | None = None, name: str = "observed_at") -> int:

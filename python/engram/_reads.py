@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
+import itertools
+from collections.abc import Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engram._convert import AsOf, Vectors, Where, condition, key_text, matrix, moment, one_of, whole
-from engram._types import Hits, Memory
+from engram._convert import AsOf, Vectors, Where, condition, key_text, matrix, millis, moment, one_of, whole
+from engram._exceptions import InvalidArgument
+from engram._types import Hit, HitBatch, Hits, Memory
 
 if TYPE_CHECKING:
     from engram import _core
@@ -21,11 +23,42 @@ At = tuple[tuple[int, int] | None, tuple[str, int] | None, dict[str, Any] | None
 
 _PAGE = 1024
 _EF_MAX = 16_384
+_THREADS_MAX = 256
+_BATCH_MAX = 100
 _K_MAX = 2**63 - 1  # the engine knows its limit, and names it
 
 
-def _how(exact: bool, ef: int | None) -> tuple[bool, int | None]:
-    return bool(exact), None if ef is None else whole("ef", ef, 1, _EF_MAX)
+Consistency = Literal["latest", "settled"]
+
+How = tuple[bool, int | None, float | None, int | None, int]
+
+
+def _how(
+    exact: bool, ef: int | None, target_recall: float | None, consistency: str, max_lag: float, threads: int = 1
+) -> How:
+    if ef is not None and target_recall is not None:
+        text = "ef and target_recall both say how wide to walk: give one"
+        raise InvalidArgument(text, field="target_recall", index=None)
+    if target_recall is not None and not 0.0 < target_recall <= 1.0:
+        text = f"target_recall is {target_recall!r}; it must lie in (0, 1]"
+        raise InvalidArgument(text, field="target_recall", index=None)
+    if consistency not in ("latest", "settled"):
+        text = f'consistency is {consistency!r}; use "latest" or "settled"'
+        raise InvalidArgument(text, field="consistency", index=None)
+    lag_ms = millis("max_lag", max_lag) if consistency == "settled" else None
+    width = None if ef is None else whole("ef", ef, 1, _EF_MAX)
+    return bool(exact), width, target_recall, lag_ms, whole("threads", threads, 1, _THREADS_MAX)
+
+
+def _batches(stream: _core.RecallStream, size: int) -> Generator[HitBatch, None, None]:
+    try:
+        for index in itertools.count():
+            hits, last = stream.next(size)
+            yield HitBatch([Hit(hit) for hit in hits], stream.generation, index, last)
+            if last:
+                return
+    finally:
+        stream.close()
 
 
 class Reads:
@@ -48,6 +81,9 @@ class Reads:
         as_of: AsOf = None,
         exact: bool = False,
         ef: int | None = None,
+        target_recall: float | None = None,
+        consistency: Consistency = "latest",
+        max_lag: float = 1.0,
     ) -> Hits:
         """Find the `k` nearest memories to a cue, under one snapshot.
 
@@ -70,7 +106,15 @@ class Reads:
             are exact. With `as_of` every row is scored, too.
         ef : int, optional
             How many rows a walk through the graph keeps in sight, 1 to 16,384: more find more, and take longer. Not
-            needed: the default widens the walk until `k` memories that match are found.
+            needed: the default is measured on the space's own rows, and a walk is widened until `k` memories that match
+            are found.
+        target_recall : float, optional
+            The share of the nearest to find, in (0, 1], as far as the space's own rows tell; the default is 0.95.
+            Not together with `ef`.
+        consistency : {"latest", "settled"}
+            "latest": everything acknowledged. "settled": only what is absorbed, so that no hit is provisional.
+        max_lag : float
+            Seconds; how far "settled" may be behind.
 
         Returns
         -------
@@ -84,11 +128,53 @@ class Reads:
             cannot be read.
         Corrupted
             Rows that would have to be looked at are damaged.
+        Timeout
+            "settled", and the index is behind for more than `max_lag`.
         SnapshotExpired, NotFound, Closed
         """
-        cue = matrix("vector", vector, 1)
-        generation, hits = self._core.recall(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), _how(exact, ef))
-        return Hits(generation, hits)
+        cue, how = matrix("vector", vector, 1), _how(exact, ef, target_recall, consistency, max_lag)
+        return Hits(*self._core.recall(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), how))
+
+    def recall_stream(
+        self,
+        *,
+        vector: Vectors,
+        k: int = 10,
+        batch_size: int = 10,
+        where: Where | None = None,
+        as_of: AsOf = None,
+        exact: bool = False,
+        ef: int | None = None,
+        target_recall: float | None = None,
+        consistency: Consistency = "latest",
+        max_lag: float = 1.0,
+    ) -> Generator[HitBatch, None, None]:
+        """Find the `k` nearest memories to a cue, and fetch them a batch at a time, all of one snapshot.
+
+        The search is done at once, before this returns; a batch's memories are read when it is asked for.
+
+        Parameters
+        ----------
+        vector, k, where, as_of, exact, ef, target_recall, consistency, max_lag
+            As for `recall`.
+        batch_size : int
+            Hits in a batch, 1 to 100.
+
+        Returns
+        -------
+        generator of HitBatch
+            At least one, the last marked. Given up early, it releases its snapshot when it is closed or collected.
+
+        Raises
+        ------
+        SnapshotExpired
+            It was left alone for longer than a snapshot may be.
+        InvalidArgument, Corrupted, Timeout, NotFound, Closed
+            As for `recall`.
+        """
+        cue, how = matrix("vector", vector, 1), _how(exact, ef, target_recall, consistency, max_lag)
+        size = whole("batch_size", batch_size, 1, _BATCH_MAX)
+        return _batches(self._core.recall_stream(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), how), size)
 
     def recall_batch(
         self,
@@ -99,6 +185,10 @@ class Reads:
         as_of: AsOf = None,
         exact: bool = False,
         ef: int | None = None,
+        target_recall: float | None = None,
+        consistency: Consistency = "latest",
+        max_lag: float = 1.0,
+        threads: int = 1,
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Find the `k` nearest memories to each of many cues, under one snapshot, with the GIL released.
 
@@ -108,11 +198,10 @@ class Reads:
             Converted to float32.
         k : int
             1 to 16,384.
-        where : mapping, optional
-        as_of : int or datetime, optional
-        exact : bool
-        ef : int, optional
+        where, as_of, exact, ef, target_recall, consistency, max_lag
             As for `recall`.
+        threads : int
+            How many may work on it; each takes as many cues as the others.
 
         Returns
         -------
@@ -123,12 +212,13 @@ class Reads:
 
         Raises
         ------
-        InvalidArgument, Corrupted, SnapshotExpired, NotFound, Closed
+        InvalidArgument, Corrupted, Timeout, SnapshotExpired, NotFound, Closed
             As for `recall`; `index` is the cue's row.
         """
         cues = matrix("vectors", vectors, 2)
         k = whole("k", k, 1, _K_MAX)
-        _, ids, scores = self._core.recall_batch(cues, k, self._at(where, as_of), _how(exact, ef))
+        how = _how(exact, ef, target_recall, consistency, max_lag, threads)
+        _, ids, scores = self._core.recall_batch(cues, k, self._at(where, as_of), how)
         return ids, scores
 
     def get(self, memory_id: int | None = None, *, key: str | None = None, as_of: AsOf = None) -> Memory | None:

@@ -53,8 +53,11 @@ class Session:
 
     @property
     def absorbed(self) -> int:
-        """The last sequence that recall answers from its index; every committed one, where every row is scanned."""
-        return self.committed
+        """The last sequence that recall answers for without looking through rows the graph does not hold yet.
+
+        Where a space is small enough to have no graph: the last committed.
+        """
+        return self._core.sequences()[2]
 
     @property
     def credits(self) -> tuple[int, int]:
@@ -182,6 +185,15 @@ class Session:
             The session takes no more frames from this speaker.
         """
         return self._core.submit_frame(bytes(frame))
+
+    def tell_absorbed(self) -> None:
+        """From now on `Engine.drain_completions` tells of what is absorbed, too: a `Told` with `absorbed`, cumulative.
+
+        Raises
+        ------
+        Fenced, SessionExpired
+        """
+        self._core.tell_absorbed()
 
     @property
     def id(self) -> int:

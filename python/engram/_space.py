@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram._convert import (
+    SECONDS_MAX,
     Columns,
     Metadata,
     OnOverload,
@@ -20,6 +21,7 @@ from engram._convert import (
     Where,
     condition,
     key_text,
+    millis,
     one_of,
     one_row,
     whole,
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from engram._engine import Engine
 
 _FORGET_IDS = 1_000_000  # that one call may name
-_WAIT_MAX = 86_400  # seconds
 
 
 class Space(Reads):
@@ -353,9 +354,7 @@ class Space(Reads):
             Rows are damaged: there will be no index.
         InvalidArgument, Interrupted, NotFound, Closed
         """
-        if timeout is not None and not 0 <= timeout <= _WAIT_MAX:
-            raise InvalidArgument(f"timeout is {timeout!r}; seconds from 0 to 86400", field="timeout", index=None)
-        self._core.wait_absorbed(round((_WAIT_MAX if timeout is None else timeout) * 1000))
+        self._core.wait_absorbed(millis("timeout", SECONDS_MAX if timeout is None else timeout))
         return True
 
     def quarantined(self) -> list[QuarantinedBatch]:
@@ -409,9 +408,7 @@ class Space(Reads):
             return 0
         if timeout is None:
             return self._engine._core.limits()["admission_timeout_ms"]
-        if not 0 <= timeout <= _WAIT_MAX:
-            raise InvalidArgument(f"timeout is {timeout!r}; seconds from 0 to 86400", field="timeout", index=None)
-        return round(timeout * 1000)
+        return millis("timeout", timeout)
 
     def __repr__(self) -> str:
         """Show name, dim and metric."""

@@ -215,12 +215,24 @@ class Hit(Memory):
 
 
 class Hits(Sequence[Hit]):
-    """The hits of one recall, nearest first, all of one snapshot (`generation`)."""
+    """The hits of one recall, nearest first, all of one snapshot.
 
-    __slots__ = ("_hits", "generation")
+    Attributes
+    ----------
+    generation : int
+        The snapshot: everything up to it was visible, nothing after.
+    absorbed : int
+        Up to this generation the index answered for all without looking through a tail; hits behind it are provisional.
+    lag : float
+        Seconds for which the oldest row behind `absorbed` had waited; 0.0 if there was none.
+    """
 
-    def __init__(self, generation: int, hits: list[_core.Memory]) -> None:
+    __slots__ = ("_hits", "absorbed", "generation", "lag")
+
+    def __init__(self, generation: int, absorbed: int, lag_micros: int, hits: list[_core.Memory]) -> None:
         self.generation = generation
+        self.absorbed = absorbed
+        self.lag = lag_micros / 1e6
         self._hits = hits
 
     def __len__(self) -> int:
@@ -240,3 +252,25 @@ class Hits(Sequence[Hit]):
     def __repr__(self) -> str:
         """Show the hits."""
         return f"Hits(generation={self.generation}, {list(self)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class HitBatch:
+    """Some of the hits of a `recall_stream`.
+
+    Attributes
+    ----------
+    hits : list of Hit
+        Nearest first; those of the next batch are farther.
+    generation : int
+        The snapshot, the same in every batch.
+    index : int
+        0, 1, 2, …
+    last : bool
+        No other follows.
+    """
+
+    hits: list[Hit]
+    generation: int
+    index: int
+    last: bool

@@ -32,9 +32,9 @@ from engram._aio_session import AsyncSession, Calls
 from engram._convert import AsOf, Durability, Metadata, Metric, OnOverload, Priority, Time, Vectors, Where
 from engram._engine import Engine
 from engram._exceptions import Closed
-from engram._reads import Snapshot
+from engram._reads import Consistency, Snapshot
 from engram._space import Space
-from engram._types import Ack, BatchAck, Hits, Memory, QuarantinedBatch
+from engram._types import Ack, BatchAck, HitBatch, Hits, Memory, QuarantinedBatch
 
 __all__ = ["AsyncEngine", "AsyncSession", "AsyncSnapshot", "AsyncSpace", "open"]
 
@@ -161,9 +161,57 @@ class _AsyncReads:
         as_of: AsOf = None,
         exact: bool = False,
         ef: int | None = None,
+        target_recall: float | None = None,
+        consistency: Consistency = "latest",
+        max_lag: float = 1.0,
     ) -> Hits:
         """Find the `k` nearest memories to a cue, under one snapshot. See `Space.recall`."""
-        return await self._calls(self._reads.recall, vector=vector, k=k, where=where, as_of=as_of, exact=exact, ef=ef)
+        return await self._calls(
+            self._reads.recall,
+            vector=vector,
+            k=k,
+            where=where,
+            as_of=as_of,
+            exact=exact,
+            ef=ef,
+            target_recall=target_recall,
+            consistency=consistency,
+            max_lag=max_lag,
+        )
+
+    async def recall_stream(
+        self,
+        *,
+        vector: Vectors,
+        k: int = 10,
+        batch_size: int = 10,
+        where: Where | None = None,
+        as_of: AsOf = None,
+        exact: bool = False,
+        ef: int | None = None,
+        target_recall: float | None = None,
+        consistency: Consistency = "latest",
+        max_lag: float = 1.0,
+    ) -> AsyncIterator[HitBatch]:
+        """Find the `k` nearest memories to a cue, and fetch them a batch at a time. See `Space.recall_stream`."""
+        batches = await self._calls(
+            self._reads.recall_stream,
+            vector=vector,
+            k=k,
+            batch_size=batch_size,
+            where=where,
+            as_of=as_of,
+            exact=exact,
+            ef=ef,
+            target_recall=target_recall,
+            consistency=consistency,
+            max_lag=max_lag,
+        )
+        try:
+            while (batch := await self._calls(next, batches, None)) is not None:
+                yield batch
+        finally:
+            batches.close()
 
     async def recall_batch(
         self,
@@ -174,9 +222,25 @@ class _AsyncReads:
         as_of: AsOf = None,
         exact: bool = False,
         ef: int | None = None,
+        target_recall: float | None = None,
+        consistency: Consistency = "latest",
+        max_lag: float = 1.0,
+        threads: int = 1,
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Find the `k` nearest memories to each of many cues, under one snapshot. See `Space.recall_batch`."""
-        return await self._calls(self._reads.recall_batch, vectors, k, where=where, as_of=as_of, exact=exact, ef=ef)
+        return await self._calls(
+            self._reads.recall_batch,
+            vectors,
+            k,
+            where=where,
+            as_of=as_of,
+            exact=exact,
+            ef=ef,
+            target_recall=target_recall,
+            consistency=consistency,
+            max_lag=max_lag,
+            threads=threads,
+        )
 
     async def get(self, memory_id: int | None = None, *, key: str | None = None, as_of: AsOf = None) -> Memory | None:
         """Return one memory, with its vector, by its id or its key; None if there is none. See `Space.get`."""

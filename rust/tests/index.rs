@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{Rig, tiny};
 use engram_core::engine::Reading;
 use engram_core::env::MemoryFiles;
-use engram_core::index::{Cue, Index, Near, Renewal, TopK, Visible};
+use engram_core::index::{Cue, Index, Near, Renewal, TopK, Visible, Width};
 use engram_core::store::{Space, Wanted};
 use engram_core::types::{Config, Durability, Generation, Metric};
 use rand_core::Rng;
@@ -91,7 +91,7 @@ impl Rows {
         let mut wants = |generation: Generation| Ok(wanted(generation.0 as usize / 3 - 1));
         let visible = Visible { upto: Generation(u64::MAX), wanted: &mut wants, pulse: &|| Ok(()) };
         let exact = |generation: Generation| Ok(self.score(cue, generation.0 as usize / 3 - 1));
-        self.index.search(cue, k, None, visible, exact).unwrap().into_sorted()
+        self.index.search(cue, k, Width::Default, visible, exact).unwrap().into_sorted()
     }
 
     /// The share of the k nearest that are found; a score as good as the last one's counts.
@@ -214,7 +214,7 @@ fn readers_beside_a_writer_and_a_builder() {
                         cue.score(&bytes(vector), &[inverse_norm(vector)], &mut out);
                         Ok(out[0])
                     };
-                    let top = index.search(&cue, 5, None, visible, exact).unwrap().into_sorted();
+                    let top = index.search(&cue, 5, Width::Default, visible, exact).unwrap().into_sorted();
                     assert_eq!(top[0].generation.0 as usize, row + 1, "of {seen}, {} linked", index.linked());
                     assert!(top.iter().all(|near| near.generation.0 as usize <= seen));
                 }
@@ -354,11 +354,11 @@ impl Kept {
     /// The same by index as by looking at all rows.
     fn agrees(&self, reading: Reading<'_>) {
         for cue in [[1.0, 2.0, 3.0], [-1.0, 0.3, 0.2], [0.1, -0.9, 0.5], [0.7, 0.7, -0.7]] {
-            let ids = |exact, ef| {
-                let reading = Reading { exact, ef, ..reading };
+            let ids = |exact, width| {
+                let reading = Reading { exact, width, ..reading };
                 self.rig.core.recall_batch(&self.space, &cue, 10, reading).unwrap().ids
             };
-            assert_eq!(ids(false, Some(200)), ids(true, None));
+            assert_eq!(ids(false, Width::Ef(200)), ids(true, Width::Default));
         }
     }
 }

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import engram
 from engram import aio
 from engram._sample import load_sample
+from unit.test_completions import fields
 
 K = 10
 LIMITS = {"graph from the first row": {"index_graph_rows_min": 0}, "default": {}}
@@ -213,6 +215,125 @@ def test_the_dead_leave_the_index() -> None:
             assert recall(space, rows[:50]) >= 0.95
 
 
+def test_recall_streams_one_snapshot(limits: dict[str, int]) -> None:
+    """The batches are the hits of one recall, whatever is written, superseded and forgotten meanwhile (G3)."""
+    rows = load_sample().vectors
+    with engram.open(limits=limits) as engine:
+        space = engine.space("s", dim=384)
+        space.observe_batch(vectors=rows[:3_000], keys=[f"k{n}" for n in range(3_000)])
+        whole = space.recall(vector=rows[5], k=95)
+        batches = []
+        for batch in space.recall_stream(vector=rows[5], k=95, batch_size=10):
+            batches.append(batch)
+            space.forget(whole[len(whole) - len(batches)].memory_id)
+            space.observe(vector=rows[5], key=f"k{len(batches) * 3}")
+        assert [len(batch.hits) for batch in batches] == [10] * 9 + [5]
+        assert [(batch.index, batch.last) for batch in batches] == [(n, n == 9) for n in range(10)]
+        assert {batch.generation for batch in batches} == {whole.generation}
+        found = [hit for batch in batches for hit in batch.hits]
+        assert [(h.memory_id, h.score) for h in found] == [(h.memory_id, h.score) for h in whole]
+        assert space.stats()["snapshots"] == 0
+        (empty,) = space.recall_stream(vector=rows[5], where={"nothing": "like it"})
+        assert (empty.hits, empty.index, empty.last) == ([], 0, True)
+        early = space.recall_stream(vector=rows[5], k=30)
+        assert next(early).last is False
+        assert space.stats()["snapshots"] == 1
+        early.close()
+        assert space.stats()["snapshots"] == 0
+        with space.snapshot() as snapshot:
+            space.forget(found[3].memory_id)
+            again = [h.memory_id for b in snapshot.recall_stream(vector=rows[5], k=9, exact=True) for h in b.hits]
+            assert again == [h.memory_id for h in snapshot.recall(vector=rows[5], k=9, exact=True)]
+        for size in (0, 101, 1.5):
+            with pytest.raises(engram.InvalidArgument, match="batch_size"):
+                space.recall_stream(vector=rows[0], batch_size=size)  # type: ignore[arg-type]
+
+
+def test_a_stream_left_alone_expires() -> None:
+    with engram.open(limits={"snapshot_idle_ms_max": 30}) as engine:
+        space = engine.space("s", dim=2)
+        space.observe_batch(vectors=np.eye(2))
+        stream = space.recall_stream(vector=[1, 0], k=2, batch_size=1)
+        assert next(stream).hits[0].memory_id == 1
+        time.sleep(0.1)
+        with pytest.raises(engram.SnapshotExpired):
+            next(stream)
+
+
+def test_settled_reads_what_is_absorbed(tmp_path: Path) -> None:
+    """G7: never stale in silence; the lag is told with every recall."""
+    rows = load_sample().vectors
+    with engram.open(tmp_path / "d", durability="os", limits={"index_graph_rows_min": 0}) as engine:
+        space = engine.space("s", dim=384)
+        for begin in range(0, 4_000, 500):
+            space.observe_batch(vectors=rows[begin : begin + 500])
+            hits = space.recall(vector=rows[begin], k=20, consistency="settled", max_lag=60)
+            assert hits.generation == min(hits.generation, hits.absorbed)
+            assert not any(hit.provisional or hit.memory_id > hits.absorbed for hit in hits)
+            latest = space.recall(vector=rows[begin], k=20)
+            assert latest.generation == begin + 500
+            assert (latest.lag > 0) == (latest.absorbed < latest.generation)
+            assert [h.provisional for h in latest] == [h.memory_id > latest.absorbed for h in latest]
+        space.wait_absorbed(timeout=60)
+        hits = space.recall(vector=rows[0], k=5, consistency="settled", max_lag=0)
+        assert (hits.generation, hits.absorbed, hits.lag) == (4_000, 4_000, 0.0)
+    with engram.open(tmp_path / "d", limits={"index_graph_rows_min": 0}) as engine:
+        space = engine.space("s")
+        if space.stats()["absorbed_generation"] < 4_000:  # the index is read: what was there an hour ago is late
+            with suppress(engram.Timeout):
+                assert space.recall(vector=rows[0], consistency="settled", max_lag=0.001).generation == 4_000
+        with pytest.raises(engram.InvalidArgument, match="consistency"):
+            space.recall(vector=rows[0], as_of=3, consistency="settled")
+        for wrong in ({"consistency": "often"}, {"consistency": "settled", "max_lag": -1}):
+            with pytest.raises(engram.InvalidArgument):
+                space.recall(vector=rows[0], **wrong)  # type: ignore[arg-type]
+
+
+def test_a_target_says_how_wide(limits: dict[str, int]) -> None:
+    """More is found for a higher target; many threads find what one finds."""
+    rows = load_sample().vectors
+    with engram.open(limits=limits) as engine:
+        space = engine.space("s", dim=384)
+        space.observe_batch(vectors=rows)
+        space.wait_absorbed(timeout=60)
+        cues = rows[::20] + np.random.default_rng(3).normal(size=(len(rows[::20]), 384)).astype(np.float32) / 50
+        for target in (0.9, 0.99, 1.0):
+            assert recall(space, cues, target_recall=target) >= target - 0.005
+        one, two = (space.recall_batch(cues, threads=threads) for threads in (1, 7))
+        np.testing.assert_array_equal(one, two)
+        for target in (0, 1.1, float("nan")):
+            with pytest.raises(engram.InvalidArgument, match="target_recall"):
+                space.recall(vector=rows[0], target_recall=target)
+        with pytest.raises(engram.InvalidArgument, match="give one"):
+            space.recall_batch(cues, ef=10, target_recall=0.9)
+
+
+def test_a_session_hears_what_is_absorbed(limits: dict[str, int]) -> None:
+    """O5: cumulative, for who asked to be told."""
+    rows = load_sample().vectors
+    with engram.open(limits=limits) as engine:
+        space = engine.space("s", dim=384)
+        space.observe_batch(vectors=rows[:10])
+        session = space.session()
+        session.tell_absorbed()
+        session.observe_batch(vectors=rows[10:2_000])
+        told: list[tuple[int, int]] = []
+
+        def all_told() -> bool:
+            for of, message in engine.drain_completions():
+                assert of == session.id
+                ((kind, body),) = fields(message)
+                assert kind == 4
+                numbers = dict(fields(body))
+                told.append((numbers[1], numbers[2]))
+            return bool(told) and told[-1][0] == 1_990
+
+        wait_until(all_told)
+        assert told == sorted(set(told))
+        assert all(generation >= through + 10 or through == 1_990 for through, generation in told)
+        assert session.absorbed == session.committed == 1_990
+
+
 async def test_async() -> None:
     rows = load_sample().vectors[:500]
     async with await aio.open() as engine:
@@ -220,3 +341,9 @@ async def test_async() -> None:
         await space.observe_batch(vectors=rows)
         assert await space.wait_absorbed(timeout=60)
         assert (await space.recall(vector=rows[3], k=1, ef=64))[0].memory_id == 4
+        batches = [batch async for batch in space.recall_stream(vector=rows[3], k=25, consistency="settled")]
+        assert [(batch.index, len(batch.hits), batch.last) for batch in batches] == [
+            (0, 10, False),
+            (1, 10, False),
+            (2, 5, True),
+        ]

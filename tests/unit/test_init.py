@@ -11,15 +11,16 @@ import pytest
 import engram
 
 NAMES = """
-Ack AlreadyExists BatchAck Closed Corrupted DataLoss DiskFull Engine EngramError Fenced Hit Hits Interrupted
-InvalidArgument Locked Memory NotFound Overloaded Paused PermissionDenied Poisoned Quarantined QuarantinedBatch
-QuotaExceeded SequenceConflict SequenceGap Session SessionExpired Snapshot SnapshotExpired Space StorageError
-Timeout TooLarge UnsupportedVersion aio inspect open verify
+Ack AlreadyExists BatchAck Closed Corrupted DataLoss DiskFull Engine EngramError Fenced Hit HitBatch Hits
+Interrupted InvalidArgument Locked Memory NotFound Overloaded Paused PermissionDenied Poisoned Quarantined
+QuarantinedBatch QuotaExceeded SequenceConflict SequenceGap Session SessionExpired Snapshot SnapshotExpired
+Space StorageError Timeout TooLarge UnsupportedVersion aio inspect open verify
 """
 
 READS = {
-    "recall": "self, *, vector, k=10, where=None, as_of=None, exact=False, ef=None",
-    "recall_batch": "self, vectors, k=10, *, where=None, as_of=None, exact=False, ef=None",
+    "recall": "self, *, vector, k=10, where=None, as_of=None, exact=False, ef=None, target_recall=None, consistency='latest', max_lag=1.0",  # noqa: E501
+    "recall_stream": "self, *, vector, k=10, batch_size=10, where=None, as_of=None, exact=False, ef=None, target_recall=None, consistency='latest', max_lag=1.0",  # noqa: E501
+    "recall_batch": "self, vectors, k=10, *, where=None, as_of=None, exact=False, ef=None, target_recall=None, consistency='latest', max_lag=1.0, threads=1",  # noqa: E501
     "get": "self, memory_id=None, *, key=None, as_of=None",
     "history": "self, key",
     "list": "self, *, where=None, after=0, limit=None, as_of=None",
@@ -52,6 +53,7 @@ METHODS: dict[type, dict[str, str]] = {
         "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, sequence=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
         "observe_frame": "self, frame, *, on_overload='wait', timeout=None",
         "submit_frame": "self, frame",
+        "tell_absorbed": "self",
         "on_pressure": "self, callback",
         "pause": "self",
         "resume": "self",

@@ -9,6 +9,7 @@ mod convert;
 mod engine;
 mod errors;
 mod memory;
+mod reading;
 mod session;
 mod signals;
 mod space;
@@ -24,6 +25,8 @@ mod _core {
     use crate::engine::{Engine, inspect, simd_level, verify};
     #[pymodule_export]
     use crate::memory::Memory;
+    #[pymodule_export]
+    use crate::reading::RecallStream;
     #[pymodule_export]
     use crate::session::Session;
     #[pymodule_export]

@@ -97,10 +97,17 @@ impl Session {
         if section.epoch == self.epoch { section.state.name() } else { "FENCED" }
     }
 
-    /// Admitted, committed.
-    fn sequences(&self) -> (u64, u64) {
+    /// Admitted, committed, absorbed.
+    fn sequences(&self) -> (u64, u64, u64) {
+        let absorbed = self.space.absorbed();
         let section = self.inner.section();
-        (section.admitted(), section.window.committed())
+        (section.admitted(), section.window.committed(), section.window.through(absorbed))
+    }
+
+    /// Completions tell of what is absorbed, too, from now on.
+    fn tell_absorbed(&self) -> PyResult<()> {
+        let core = self.shared.engine()?.core();
+        core.listen(&self.space, &self.inner, self.epoch, Hears::Absorbed).or_raise()
     }
 
     /// Observations and bytes that may be sent without being refused, as it stands.

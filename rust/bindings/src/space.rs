@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engram_core::engine::{AsOf, Core, Reading, TakeUp};
+use engram_core::engine::TakeUp;
 use engram_core::error::Error;
 use engram_core::session::Priority;
 use engram_core::store::{self, Wanted};
@@ -14,19 +14,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::columns::ColumnsIn;
-use crate::convert::filter_in;
 use crate::engine::Shared;
 use crate::errors::{OrRaise, invalid};
 use crate::memory::Memory;
+use crate::reading::{How, RecallStream, Where};
 use crate::session::Session;
-use crate::signals::{Signals, now};
+use crate::signals::Signals;
 use crate::stats::space_stats;
-
-type Snap = Option<(u64, u64)>;
-
-fn snapshot(at: Snap) -> Option<store::Snapshot> {
-    at.map(|(id, generation)| store::Snapshot { id, generation: Generation(generation) })
-}
 
 #[pyclass(frozen, module = "engram._core")]
 pub(crate) struct Space {
@@ -34,47 +28,7 @@ pub(crate) struct Space {
     pub(crate) inner: Arc<store::Space>,
 }
 
-/// Snapshot id and generation; generation or time; condition: what a read looks at, as Python says it.
-#[derive(FromPyObject)]
-struct Where<'py>(Snap, Option<(String, i64)>, Option<Bound<'py, PyDict>>);
-
-/// How to search: exactly, and how wide to walk.
-#[derive(Clone, Copy, FromPyObject)]
-struct How(bool, Option<usize>);
-
-impl How {
-    fn of(self, reading: Reading<'_>) -> Reading<'_> {
-        Reading { exact: self.0, ef: self.1, ..reading }
-    }
-}
-
 impl Space {
-    /// Runs a read with the GIL released; a signal ends it.
-    fn read<T: Send>(
-        &self,
-        py: Python<'_>,
-        at: &Where<'_>,
-        run: impl Fn(&Core, Reading<'_>) -> Result<T, Error> + Sync,
-    ) -> PyResult<T> {
-        let engine = self.shared.engine()?;
-        let filter = filter_in(at.2.as_ref())?;
-        let as_of = at.1.as_ref().map(|(kind, value)| match kind.as_str() {
-            "time" => AsOf::Time(*value),
-            _ => AsOf::Generation(Generation(value.cast_unsigned())),
-        });
-        let snapshot = snapshot(at.0);
-        let signals = Signals::default();
-        let outcome = py.detach(|| {
-            let last = std::cell::Cell::new(now());
-            let pulse = || signals.pulse(&last);
-            run(
-                engine.core(),
-                Reading { snapshot, as_of, filter: filter.as_ref(), pulse: &pulse, ..Reading::default() },
-            )
-        });
-        signals.raise(outcome)
-    }
-
     fn forget(&self, py: Python<'_>, wanted: Wanted, purge: bool, timeout_ms: u64) -> PyResult<u32> {
         let engine = self.shared.engine()?;
         let signals = Signals::default();
@@ -147,6 +101,7 @@ impl Space {
         Ok(Session { shared: Arc::clone(&self.shared), space: Arc::clone(&self.inner), inner, epoch: attached.epoch })
     }
 
+    /// Generation, up to which all is absorbed, how far that is behind in microseconds, and the hits.
     #[pyo3(signature = (vector, k, at, how))]
     fn recall(
         &self,
@@ -155,11 +110,26 @@ impl Space {
         k: usize,
         at: Where<'_>,
         how: How,
-    ) -> PyResult<(u64, Vec<Memory>)> {
+    ) -> PyResult<(u64, u64, i64, Vec<Memory>)> {
         let query = vector.as_slice()?.to_vec();
-        let (generation, hits) =
+        let (looked, hits) =
             self.read(py, &at, |core, reading| core.recall(&self.inner, &query, k, how.of(reading)))?;
-        Ok((generation.0, hits.into_iter().map(Memory::hit).collect()))
+        let hits = hits.into_iter().map(Memory::hit).collect();
+        Ok((looked.generation.0, looked.absorbed.0, looked.lag_micros, hits))
+    }
+
+    #[pyo3(signature = (vector, k, at, how))]
+    fn recall_stream(
+        &self,
+        py: Python<'_>,
+        vector: PyReadonlyArray1<'_, f32>,
+        k: usize,
+        at: Where<'_>,
+        how: How,
+    ) -> PyResult<RecallStream> {
+        let query = vector.as_slice()?.to_vec();
+        let inner = self.read(py, &at, |core, reading| core.recall_stream(&self.inner, &query, k, how.of(reading)))?;
+        Ok(RecallStream::new(Arc::clone(&self.shared), inner))
     }
 
     #[pyo3(signature = (vectors, k, at, how))]

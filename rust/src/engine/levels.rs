@@ -1,4 +1,4 @@
-//! Who is told how hard a space is pressed, and when (P5).
+//! Who is told how hard a space is pressed (P5), and how far it is absorbed (O5).
 //!
 //! A speaker that listens is told within two looks of a level that is not the one it was told last. The maintenance machine looks, whose thread is always
 //! there: a level also moves by age, when nobody admits or commits. Looking is cheap and at most every 20 ms.
@@ -25,6 +25,8 @@ pub enum Hears {
     Frames,
     /// By who waits at `Core::heard`.
     Calls,
+    /// Not of levels: among the completions, of what is absorbed (O5).
+    Absorbed,
 }
 
 struct Listener {
@@ -33,6 +35,8 @@ struct Listener {
     epoch: u64,
     hears: Hears,
     told: Level,
+    /// The last sequence that it knows to be absorbed.
+    absorbed: u64,
 }
 
 #[derive(Default)]
@@ -76,6 +80,17 @@ impl Drop for Listeners {
     }
 }
 
+impl Listener {
+    fn tell_absorbed(&mut self, core: &Core) {
+        let generation = self.space.absorbed();
+        let through = self.session.section().window.through(generation);
+        if through > self.absorbed {
+            self.absorbed = through;
+            core.completions.push(Completion::Absorbed(self.session.id, through, generation));
+        }
+    }
+}
+
 impl Core {
     /// From now on the speaker hears of the space's level: of each change, and of the level as it is if it is not the lowest.
     pub fn listen(&self, space: &Arc<Space>, session: &Arc<Speaker>, epoch: u64, hears: Hears) -> Result<(), Error> {
@@ -83,7 +98,7 @@ impl Core {
         let mut all = self.listeners.all.lock();
         all.retain(|l| (l.session.id, l.epoch, l.hears) != (session.id, epoch, hears));
         let (space, session) = (Arc::clone(space), Arc::clone(session));
-        all.push(Listener { space, session, epoch, hears, told: Level::Normal });
+        all.push(Listener { space, session, epoch, hears, told: Level::Normal, absorbed: 0 });
         Ok(())
     }
 
@@ -101,12 +116,17 @@ impl Core {
             if self.spaces.get(l.space.options.id).is_none() || l.session.section().speaks(l.epoch).is_err() {
                 return false;
             }
+            if l.hears == Hears::Absorbed {
+                l.tell_absorbed(self);
+                return true;
+            }
             let level = l.space.level(now);
             if level != l.told {
                 l.told = level;
                 match l.hears {
                     Hears::Frames => self.completions.push(Completion::Level(l.session.id, level)),
                     Hears::Calls => self.listeners.heard.push(l.session.id, l.epoch, level),
+                    Hears::Absorbed => {}
                 }
             }
             true

@@ -1,12 +1,12 @@
 //! What callers use to read: recall, get, list, count, history, snapshots (G3–G6). Nothing here waits or changes anything.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::core::Core;
 use super::workers::Pulse;
 use crate::error::Error;
-use crate::index::{Cue, TopK};
+use crate::index::{Cue, Index, Near, TopK, Width};
 use crate::records::{Checked, Filter, Row, RowSource, check_query};
 use crate::store::{FrameRows, Scope, Snapshot, Space, View};
 use crate::types::{FORGET_IDS_MAX, Generation};
@@ -28,15 +28,28 @@ pub struct Reading<'a> {
     pub filter: Option<&'a Filter>,
     /// Score every row (G6).
     pub exact: bool,
-    /// How wide to walk; None: as wide as it takes.
-    pub ef: Option<usize>,
+    pub width: Width,
+    /// Only what is absorbed; an error if something has waited longer, in milliseconds (G7).
+    pub settled: Option<u64>,
+    /// Threads that many cues may take.
+    pub threads: usize,
     /// Asked now and then; an error ends the read.
     pub pulse: Pulse<'a>,
 }
 
 impl Default for Reading<'_> {
     fn default() -> Self {
-        Self { snapshot: None, as_of: None, filter: None, exact: false, ef: None, pulse: &|| Ok(()) }
+        let width = Width::Default;
+        Self {
+            snapshot: None,
+            as_of: None,
+            filter: None,
+            exact: false,
+            width,
+            settled: None,
+            threads: 1,
+            pulse: &|| Ok(()),
+        }
     }
 }
 
@@ -62,6 +75,42 @@ pub struct Found {
     /// The graph does not answer for it yet.
     pub provisional: bool,
     pub memory: Memory,
+}
+
+/// What a recall looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    pub generation: Generation,
+    /// Up to where the index answered without looking through a tail, and how long, in microseconds, the oldest row behind had been there (G7).
+    pub absorbed: Generation,
+    pub lag_micros: i64,
+    /// When it began.
+    at: i64,
+}
+
+/// A recall whose hits are fetched bit by bit, all of one snapshot; what it pins is released with it.
+pub struct RecallStream {
+    space: Arc<Space>,
+    pub looked: Looked,
+    left: std::vec::IntoIter<Near>,
+    snapshot: Snapshot,
+    pinned: bool,
+    as_of: Option<AsOf>,
+}
+
+impl Drop for RecallStream {
+    fn drop(&mut self) {
+        if self.pinned {
+            self.space.pins.release(self.snapshot);
+        }
+    }
+}
+
+impl RecallStream {
+    /// Whether all hits were fetched.
+    pub fn is_over(&self) -> bool {
+        self.left.len() == 0
+    }
 }
 
 /// Names and scores only, row by row, `k` each; missing: 0 and -inf.
@@ -116,12 +165,32 @@ impl Core {
             Some(AsOf::Time(time)) if time >= self.env.clock.wall_micros() => upto,
             Some(AsOf::Time(time)) => view.generation_at(time).max(space.change_at(time)).unwrap_or_default().min(upto),
         };
+        let upto = reading.settled.map_or(Ok(upto), |max| self.settled(space, reading, max).map(|s| s.min(upto)))?;
         let from = space.history_from();
         if reading.as_of.is_some() && upto < from {
             let reason = format!("as_of is generation {upto}; what died before {from} is not kept any more");
             return Err(Error::SnapshotExpired { reason });
         }
         Ok((view, upto))
+    }
+
+    /// The generation up to which all is absorbed, if nothing behind has waited for more than `max_ms` (G7).
+    fn settled(&self, space: &Space, reading: Reading<'_>, max_ms: u64) -> Result<Generation, Error> {
+        if reading.as_of.is_some() {
+            let message = "consistency=\"settled\" and as_of both say what to look at: give one";
+            return Err(Error::invalid("consistency", message.to_owned()));
+        }
+        if let Some(error) = space.index_error() {
+            return Err(error.clone());
+        }
+        let (absorbed, lag) = space.lag(self.env.clock.wall_micros());
+        if lag.cast_unsigned() / 1_000 > max_ms {
+            let (ms, last) = (lag / 1_000, space.watermark());
+            let what =
+                format!("the index, which is at generation {absorbed} of {last}, {ms} ms behind; {max_ms} are allowed");
+            return Err(Error::Timeout { what });
+        }
+        Ok(absorbed)
     }
 
     pub fn pin(&self, space: &Space) -> Result<Snapshot, Error> {
@@ -236,7 +305,7 @@ impl Core {
         queries: &[f32],
         k: usize,
         reading: Reading<'_>,
-    ) -> Result<(Arc<View>, Generation, Vec<TopK>), Error> {
+    ) -> Result<(Arc<View>, Looked, Vec<TopK>), Error> {
         if k == 0 || k > self.config.recall_k_max {
             let max = self.config.recall_k_max;
             return Err(Error::invalid("k", format!("k is {k}; it must lie between 1 and {max}")));
@@ -249,11 +318,13 @@ impl Core {
                 check_query(q, dim, metric).map(|norm| Cue::new(q.to_vec(), norm, metric)).map_err(|e| e.at(i))
             })
             .collect::<Result<Vec<_>, _>>()?;
+        let at = self.env.clock.wall_micros();
+        let (absorbed, lag_micros) = space.lag(at);
         let (view, upto) = self.view_at(space, reading)?;
         let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
         let index = if reading.exact || reading.as_of.is_some() { None } else { space.index_at(upto) };
         let found = match index.filter(|_| !view.is_damaged_at(upto)) {
-            Some(answers) => cues.iter().map(|cue| view.near(&answers.index, cue, k, reading.ef, scope)).collect(),
+            Some(answers) => near(&view, &answers.index, &cues, k, reading, scope),
             None => {
                 let mut tops: Vec<TopK> = cues.iter().map(|_| TopK::new(k)).collect();
                 view.scan(&cues, &mut tops, scope).map(|()| tops)
@@ -262,7 +333,7 @@ impl Core {
         let tops = found.inspect_err(|e| space.note_damage(e))?;
         // Relaxed: a statistic.
         space.recalls.fetch_add(cues.len() as u64, Ordering::Relaxed);
-        Ok((view, upto, tops))
+        Ok((view, Looked { generation: upto, absorbed, lag_micros, at }, tops))
     }
 
     /// The k nearest memories that match, to one cue under one snapshot, nearest first (G3, G4, G6).
@@ -272,23 +343,67 @@ impl Core {
         query: &[f32],
         k: usize,
         reading: Reading<'_>,
-    ) -> Result<(Generation, Vec<Found>), Error> {
+    ) -> Result<(Looked, Vec<Found>), Error> {
+        let (view, looked, near) = self.nearest(space, query, k, reading)?;
+        let found = near.into_iter().filter_map(|near| self.found(&view, &looked, near).transpose());
+        Ok((looked, found.collect::<Result<_, _>>()?))
+    }
+
+    fn nearest(
+        &self,
+        space: &Space,
+        query: &[f32],
+        k: usize,
+        reading: Reading<'_>,
+    ) -> Result<(Arc<View>, Looked, Vec<Near>), Error> {
         if query.len() != space.options.dim as usize {
             check_query(query, space.options.dim, space.options.metric)?;
         }
-        let (settled, now) = (space.absorbed(), self.env.clock.wall_micros());
-        let (view, upto, tops) = self.search(space, query, k, reading)?;
-        let mut hits = Vec::new();
-        for near in tops.into_iter().flat_map(TopK::into_sorted) {
-            if let Some(row) = view.get(near.generation, upto)? {
-                let (provisional, mut memory) = (near.generation > settled, Memory::of(&row, false));
-                if provisional {
-                    memory.confidence *= self.settling(now - row.committed_at);
-                }
-                hits.push(Found { score: near.score, provisional, memory });
-            }
+        let (view, looked, tops) = self.search(space, query, k, reading)?;
+        Ok((view, looked, tops.into_iter().flat_map(TopK::into_sorted).collect()))
+    }
+
+    /// The memory of a hit, if it is still here.
+    fn found(&self, view: &View, looked: &Looked, near: Near) -> Result<Option<Found>, Error> {
+        let Some(row) = view.get(near.generation, looked.generation)? else { return Ok(None) };
+        let (provisional, mut memory) = (near.generation > looked.absorbed, Memory::of(&row, false));
+        if provisional {
+            memory.confidence *= self.settling(looked.at - row.committed_at);
         }
-        Ok((upto, hits))
+        Ok(Some(Found { score: near.score, provisional, memory }))
+    }
+
+    /// Finds the k nearest, to be fetched by `next_hits`.
+    pub fn recall_stream(
+        &self,
+        space: &Arc<Space>,
+        query: &[f32],
+        k: usize,
+        reading: Reading<'_>,
+    ) -> Result<RecallStream, Error> {
+        let pinned = reading.snapshot.is_none();
+        let snapshot = reading.snapshot.map_or_else(|| self.pin(space), Ok)?;
+        let looked = Looked { generation: snapshot.generation, absorbed: Generation(0), lag_micros: 0, at: 0 };
+        let (space, left, as_of) = (Arc::clone(space), Vec::new().into_iter(), reading.as_of);
+        // From here on it releases what it pins, whatever happens.
+        let mut stream = RecallStream { space, looked, left, snapshot, pinned, as_of };
+        let reading = Reading { snapshot: Some(snapshot), ..reading };
+        let (_, looked, near) = self.nearest(&stream.space, query, k, reading)?;
+        (stream.looked, stream.left) = (looked, near.into_iter());
+        Ok(stream)
+    }
+
+    /// The next hits of a stream, at most so many. `SnapshotExpired` if it was left alone for too long.
+    pub fn next_hits(&self, stream: &mut RecallStream, most: usize) -> Result<Vec<Found>, Error> {
+        let reading = Reading { snapshot: Some(stream.snapshot), as_of: stream.as_of, ..Reading::default() };
+        let (view, _) = self.view_at(&stream.space, reading)?;
+        let mut hits = Vec::new();
+        for near in stream.left.by_ref().take(most) {
+            let found = self.found(&view, &stream.looked, near).inspect_err(|e| stream.space.note_damage(e))?;
+            let gone = || Error::SnapshotExpired { reason: format!("{} is not kept any more", near.generation) };
+            hits.push(found.ok_or_else(gone)?);
+        }
+        Ok(hits)
     }
 
     /// What is left of the confidence of a hit that is not absorbed, so long after its commit: the newest is the least settled (G7).
@@ -305,13 +420,48 @@ impl Core {
         k: usize,
         reading: Reading<'_>,
     ) -> Result<Neighbours, Error> {
-        let (_, upto, tops) = self.search(space, queries, k, reading)?;
+        let (_, looked, tops) = self.search(space, queries, k, reading)?;
         let (mut ids, mut scores) = (Vec::with_capacity(tops.len() * k), Vec::with_capacity(tops.len() * k));
         for top in tops {
             let near = top.into_sorted();
             ids.extend(near.iter().map(|n| n.generation.0).chain(std::iter::repeat(0)).take(k));
             scores.extend(near.iter().map(|n| n.score).chain(std::iter::repeat(f32::NEG_INFINITY)).take(k));
         }
-        Ok(Neighbours { generation: upto, ids, scores })
+        Ok(Neighbours { generation: looked.generation, ids, scores })
     }
+}
+
+/// The nearest of each cue by the index, on as many threads as were asked for; the caller's asks for signals.
+fn near(
+    view: &View,
+    index: &Index,
+    cues: &[Cue],
+    k: usize,
+    reading: Reading<'_>,
+    scope: Scope<'_>,
+) -> Result<Vec<TopK>, Error> {
+    let some = |cues: &[Cue], scope: Scope<'_>| -> Result<Vec<TopK>, Error> {
+        cues.iter().map(|cue| view.near(index, cue, k, reading.width, scope)).collect()
+    };
+    let share = cues.len().div_ceil(reading.threads.clamp(1, cues.len().max(1))).max(1);
+    let (own, others) = cues.split_at(share.min(cues.len()));
+    let (upto, filter, width, ended) = (scope.upto, scope.filter, reading.width, AtomicBool::new(false));
+    std::thread::scope(|threads| {
+        let ended = &ended;
+        let more = others.chunks(share).map(|cues| {
+            threads.spawn(move || -> Result<Vec<TopK>, Error> {
+                // Relaxed: a hint to stop.
+                let pulse = || if ended.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) };
+                let scope = Scope { upto, filter, pulse: &pulse };
+                cues.iter().map(|cue| pulse().and_then(|()| view.near(index, cue, k, width, scope))).collect()
+            })
+        });
+        let more: Vec<_> = more.collect();
+        let mut found = some(own, scope).inspect_err(|_| ended.store(true, Ordering::Relaxed));
+        for thread in more {
+            let theirs = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            found = found.and_then(|mut all| theirs.map(|theirs| all.extend(theirs)).map(|()| all));
+        }
+        found
+    })
 }

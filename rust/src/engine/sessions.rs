@@ -7,7 +7,7 @@ use super::core::Core;
 use super::levels::Hears;
 use crate::error::Error;
 use crate::queue::{Committed, Level, Reply, Ticket};
-use crate::records::{AckRun, FrameView, check_frame, check_items, encode_fault, encode_pressure};
+use crate::records::{AckRun, FrameView, check_frame, check_items, encode_absorbed, encode_fault, encode_pressure};
 use crate::session::{Known, Priority, Session, SessionState, Token, Window};
 use crate::store::{Attached, Order, Piece, Space, Speaker};
 use crate::types::{Config, Durability, Generation, Metric, SessionId};
@@ -46,6 +46,8 @@ pub enum Completion {
     Frame(Box<FrameEnd>),
     /// How hard its space is pressed (P5).
     Level(SessionId, Level),
+    /// Up to this sequence, and generation, all is absorbed (O5).
+    Absorbed(SessionId, u64, Generation),
 }
 
 /// What a part of a submitted frame came to.
@@ -353,6 +355,7 @@ impl Core {
             let (id, all) = match done {
                 Completion::Frame(end) => (end.session.id, self.told(*end)),
                 Completion::Level(id, level) => (id, vec![Err(encode_pressure(level.name(), level.advised_batch()))]),
+                Completion::Absorbed(id, through, generation) => (id, vec![Err(encode_absorbed(through, generation))]),
             };
             for what in all {
                 if let (Some((of, run)), Ok(next)) = (&mut open, &what)

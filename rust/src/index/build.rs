@@ -132,7 +132,7 @@ impl Building {
         };
         match running.step(graph, rows, &mut work.scratch) {
             Ok(None) => *trial = Some(running),
-            Ok(Some(width)) => graph.set_width((width, running.linked())),
+            Ok(Some(measured)) => graph.set_measured(&measured),
             Err(_) => {}
         }
         true

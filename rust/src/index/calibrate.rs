@@ -15,15 +15,20 @@ use crate::error::Error;
 use crate::types::{Generation, Metric};
 
 /// Widths tried.
-const LADDER: [usize; 11] = [32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512];
+const LADDER: [usize; WIDTHS] = [32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512];
+pub(super) const WIDTHS: usize = 11;
+/// Before anything was measured.
+const WIDTH_UNKNOWN: usize = 128;
 const CUES: usize = 64;
 /// Rows that are looked at for cues.
 const LOOKS: usize = 4 * CUES;
 const NEAREST: usize = 10;
-/// What must be found, less the error of the sample, so that 0.95 is: a row that is walked round leaves a hole, and cues of others' making find
-/// a hundredth more. Not so by inner product, where rows of great norm are near to every cue, and a row's own neighbours easier than others'.
-const TARGET: f32 = 0.945;
-const TARGET_INNER_PRODUCT: f32 = 0.97;
+/// What is looked for if nobody says (G6).
+pub const TARGET: f32 = 0.95;
+/// What a trial must find, more than is wanted: a row that is walked round leaves a hole, and cues of others' making find a hundredth more. Not so by inner
+/// product, where rows of great norm are near to every cue, and a row's own neighbours easier than others'.
+const MORE: f32 = -0.005;
+const MORE_INNER_PRODUCT: f32 = 0.02;
 /// From so many rows on a graph is tried when it has doubled; before, when it has grown by half.
 const DOUBLES_FROM: usize = 16_384;
 /// A graph of fewer rows is not worth a trial.
@@ -35,7 +40,7 @@ pub(super) struct Trial {
     cues: usize,
     looked: usize,
     /// Of what each cue found, the share: summed, and squared and summed.
-    shares: [(f32, f32); LADDER.len()],
+    shares: [(f32, f32); WIDTHS],
 }
 
 /// Whether a graph of `linked` rows, last tried at `tried`, is due for a trial: trials of large ones cost more, and say less that is new.
@@ -44,27 +49,46 @@ pub(super) fn is_due(linked: usize, tried: usize) -> bool {
     linked >= ROWS_MIN.max(grown)
 }
 
-/// The width for a graph of `linked` rows, of which it was `measured` when there were so many. What is long out of date is not trusted: a small
-/// graph is looked through meanwhile, in a large one walks are wider.
-pub(super) fn width_now(width: usize, measured: usize, linked: usize) -> usize {
-    match is_due(linked, measured) {
-        true if linked < DOUBLES_FROM => usize::MAX,
-        true => width.saturating_mul(2),
-        false => width,
+/// What a trial found.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Measured {
+    /// The share of the nearest that walks of each width find, less the error of the sample.
+    pub(super) found: [f32; WIDTHS],
+    /// So many rows were linked; 0: there was no trial.
+    pub(super) linked: usize,
+}
+
+impl Measured {
+    /// How wide a walk must be to find a share of the nearest, now that so many rows are linked; usize::MAX: rows are better looked through. What is long out of date is
+    /// not trusted: a small graph is looked through meanwhile, in a large one walks are wider.
+    pub(super) fn width(&self, target: f32, metric: Metric, linked: usize) -> usize {
+        let more = if metric == Metric::InnerProduct { MORE_INNER_PRODUCT } else { MORE };
+        let enough = self.found.iter().position(|found| *found >= target + more);
+        let width = match enough {
+            _ if self.linked == 0 && target <= TARGET => WIDTH_UNKNOWN,
+            Some(at) if target < 1.0 => LADDER[at],
+            _ => usize::MAX,
+        };
+        match is_due(linked, self.linked) {
+            true if linked < DOUBLES_FROM => usize::MAX,
+            true => width.saturating_mul(2),
+            false => width,
+        }
     }
 }
 
 impl Trial {
-    pub(super) fn linked(&self) -> usize {
-        self.linked
-    }
-
     pub(super) fn new(linked: usize) -> Self {
-        Self { linked, cues: 0, looked: 0, shares: [(0.0, 0.0); LADDER.len()] }
+        Self { linked, cues: 0, looked: 0, shares: [(0.0, 0.0); WIDTHS] }
     }
 
-    /// Tries one more cue. At the end: the width, or usize::MAX if none is enough.
-    pub(super) fn step(&mut self, graph: &Graph, rows: &Rows, scratch: &mut Scratch) -> Result<Option<usize>, Error> {
+    /// Tries one more cue. At the end: what was found.
+    pub(super) fn step(
+        &mut self,
+        graph: &Graph,
+        rows: &Rows,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Measured>, Error> {
         // Golden steps: however many are looked at, they lie all over the rows.
         let part = (self.looked as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let cue = ((part * self.linked as u64) >> 32) as usize;
@@ -79,7 +103,7 @@ impl Trial {
         rows.scan(&query, (0, self.linked), &mut visible, &mut Stretch::default(), &mut truth)?;
         let is_copy = |row: Generation| rows.bytes.row(rows.up_to(row) - 1) == rows.bytes.row(cue);
         let Some((_, nearest, worst)) = truth.estimated().filter(|(best, ..)| !is_copy(*best)) else {
-            return Ok(self.end(rows));
+            return Ok(self.end());
         };
         self.cues += 1;
         scratch.barred = Some(cue as u32);
@@ -96,20 +120,19 @@ impl Trial {
             (*sum, *squares) = (*sum + share, *squares + share * share);
         }
         scratch.barred = None;
-        Ok(self.end(rows))
+        Ok(self.end())
     }
 
-    fn end(&self, rows: &Rows) -> Option<usize> {
-        let target = if rows.codec.metric == Metric::InnerProduct { TARGET_INNER_PRODUCT } else { TARGET };
+    fn end(&self) -> Option<Measured> {
         // Nothing but copies: there is nothing to go by.
         let cues = self.cues.max(1) as f32;
-        let enough = |(sum, squares): &(f32, f32)| {
+        let least = |(sum, squares): (f32, f32)| {
             let mean = sum / cues;
             let error = ((squares / cues - mean * mean).max(0.0) / cues).sqrt();
-            mean - error >= target
+            mean - error
         };
-        let width = || self.shares.iter().position(enough).map_or(usize::MAX, |at| LADDER[at]);
-        (self.cues == CUES || self.looked == LOOKS).then(width)
+        let ended = self.cues == CUES || self.looked == LOOKS;
+        ended.then(|| Measured { found: self.shares.map(least), linked: self.linked })
     }
 }
 
@@ -120,7 +143,17 @@ mod tests {
     /// Found as a recall of 0.79: what was measured on a quarter of the rows was used for all while the next trial went on.
     #[test]
     fn an_old_width_is_not_trusted() {
-        assert_eq!((width_now(32, 1_100, 1_500), width_now(32, 1_100, 1_700)), (32, usize::MAX));
-        assert_eq!((width_now(32, 20_000, 39_000), width_now(32, 20_000, 41_000)), (32, 64));
+        let found = std::array::from_fn(|i| 0.9401 + i as f32 * 0.005);
+        let at = |measured: usize, linked, target| {
+            Measured { found, linked: measured }.width(target, Metric::Cosine, linked)
+        };
+        assert_eq!((at(1_100, 1_500, 0.95), at(1_100, 1_700, 0.95)), (40, usize::MAX));
+        assert_eq!((at(20_000, 39_000, 0.95), at(20_000, 41_000, 0.95)), (40, 80));
+        assert_eq!(
+            (at(20_000, 20_000, 0.98), at(20_000, 20_000, 0.999), at(20_000, 20_000, 1.0)),
+            (192, usize::MAX, usize::MAX)
+        );
+        let unknown = |target| Measured::default().width(target, Metric::Cosine, 900);
+        assert_eq!((unknown(0.95), unknown(0.96)), (WIDTH_UNKNOWN, usize::MAX));
     }
 }

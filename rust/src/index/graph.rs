@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use engram_kernels::Arena;
 
+use super::calibrate::{Measured, WIDTHS};
+
 pub(super) const LINKS: usize = 16;
 pub(super) const LINKS_BASE: usize = 32;
 const LEVELS_MAX: usize = 12;
-/// Before anything was measured.
-const WIDTH_UNKNOWN: usize = 128;
 
 pub(super) struct Graph {
     base: Arena<AtomicU32>,
@@ -27,9 +27,8 @@ pub(super) struct Graph {
     entry: AtomicU64,
     /// Rows below it are linked.
     end: AtomicUsize,
-    /// How wide a walk for ten must be; usize::MAX: rows are better looked through. Relaxed, like the next: hints.
-    width: AtomicUsize,
-    /// How many rows were linked when that was measured.
+    /// What share of the nearest walks of each width find, as f32; and how many rows were linked when that was measured, 0: never. Relaxed: hints.
+    found: [AtomicU32; WIDTHS],
     measured: AtomicUsize,
     pub(super) seed: u64,
 }
@@ -43,7 +42,7 @@ impl Graph {
             kin: Arena::new(2),
             entry: AtomicU64::new(0),
             end: AtomicUsize::new(0),
-            width: AtomicUsize::new(WIDTH_UNKNOWN),
+            found: Default::default(),
             measured: AtomicUsize::new(0),
             seed,
         }
@@ -59,14 +58,16 @@ impl Graph {
         self.end.store(end, Ordering::Release);
     }
 
-    /// The width, and how many rows were linked when it was measured.
-    pub(super) fn width(&self) -> (usize, usize) {
-        (self.width.load(Ordering::Relaxed), self.measured.load(Ordering::Relaxed))
+    pub(super) fn measured(&self) -> Measured {
+        let found = std::array::from_fn(|i| f32::from_bits(self.found[i].load(Ordering::Relaxed)));
+        Measured { found, linked: self.measured.load(Ordering::Relaxed) }
     }
 
-    pub(super) fn set_width(&self, (width, measured): (usize, usize)) {
-        self.width.store(width, Ordering::Relaxed);
-        self.measured.store(measured, Ordering::Relaxed);
+    pub(super) fn set_measured(&self, measured: &Measured) {
+        for (slot, share) in self.found.iter().zip(measured.found) {
+            slot.store(share.to_bits(), Ordering::Relaxed);
+        }
+        self.measured.store(measured.linked, Ordering::Relaxed);
     }
 
     /// Row and level where walks begin.

@@ -9,6 +9,7 @@ use engram_kernels::Arena;
 
 use super::Index;
 use super::build::Builder;
+use super::calibrate::Measured;
 use super::graph::{LINKS, LINKS_BASE};
 use super::rows::Held;
 use crate::error::Error;
@@ -18,7 +19,7 @@ use crate::types::{Generation, PartitionId, SpaceId};
 const MAGIC: &[u8; 4] = b"EIDX";
 /// The bytes, the codes in them, and how links are drawn.
 const VERSION: u16 = 1;
-const HEAD: usize = 96;
+const HEAD: usize = 128;
 /// Length and checksum before each block.
 pub const BLOCK_HEAD: usize = 12;
 const BLOCK_ROWS: usize = 1_024;
@@ -39,8 +40,7 @@ struct Shape {
     dim: u32,
     metric: u8,
     rows: usize,
-    width: u64,
-    measured: u64,
+    measured: Measured,
 }
 
 impl Owner {
@@ -51,8 +51,9 @@ impl Owner {
     fn head(&self, shape: Shape) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEAD);
         Stamp::put(&mut out, MAGIC, VERSION);
-        let of = [shape.dim.into(), shape.metric.into(), shape.rows as u64, shape.width, shape.measured];
+        let of = [shape.dim.into(), shape.metric.into(), shape.rows as u64, shape.measured.linked as u64];
         [self.space.0, self.incarnation].into_iter().chain(of).for_each(|v| put_u64(&mut out, v));
+        shape.measured.found.iter().for_each(|share| put_u32(&mut out, share.to_bits()));
         out.resize(HEAD - 8, 0);
         let sum = self.checksum(u64::MAX, &out);
         put_u64(&mut out, sum);
@@ -66,12 +67,16 @@ impl Owner {
         let mut c = Cursor::new(&plain[Stamp::LEN..]);
         let mut next = || c.u64().ok_or_else(wrong);
         let (space, incarnation, dim, metric) = (next()?, next()?, next()?, next()?);
-        let (rows, width, measured) = (next()? as usize, next()?, next()?);
+        let (rows, linked) = (next()? as usize, next()? as usize);
+        let mut measured = Measured { linked, ..Measured::default() };
+        for share in &mut measured.found {
+            *share = c.u32().map(f32::from_bits).ok_or_else(wrong)?;
+        }
         let ours = space == self.space.0 && incarnation == self.incarnation;
         if !ours || sum != self.checksum(u64::MAX, plain).to_le_bytes() || rows > u32::MAX as usize {
             return Err(wrong());
         }
-        Ok(Shape { dim: dim as u32, metric: metric as u8, rows, width, measured })
+        Ok(Shape { dim: dim as u32, metric: metric as u8, rows, measured })
     }
 }
 
@@ -152,7 +157,7 @@ impl ImageReader {
         if (ours.dim, ours.metric) != (shape.dim, shape.metric) {
             return Err(Error::corrupted(path, 0, "the image is of vectors of another kind"));
         }
-        index.graph.set_width((shape.width as usize, shape.measured as usize));
+        index.graph.set_measured(&shape.measured);
         Ok(Self { index, owner, path: path.to_owned(), rows: shape.rows, linked: 0, block: 0 })
     }
 
@@ -200,9 +205,7 @@ impl ImageReader {
 impl Index {
     fn shape(&self, rows: usize) -> Shape {
         let codec = &self.rows.codec;
-        let (width, measured) = self.graph.width();
-        let (width, measured) = (width as u64, measured as u64);
-        Shape { dim: codec.dim as u32, metric: codec.metric.code(), rows, width, measured }
+        Shape { dim: codec.dim as u32, metric: codec.metric.code(), rows, measured: self.graph.measured() }
     }
 }
 

@@ -24,7 +24,7 @@ mod walk;
 use parking_lot::Mutex;
 
 use build::{Building, step};
-use calibrate::width_now;
+pub use calibrate::TARGET;
 use candidates::Candidates;
 pub use check::Health;
 pub use codec::scanned_bytes;
@@ -50,6 +50,18 @@ pub struct Index {
     draft: Mutex<Draft>,
     building: Building,
     spare: Mutex<Vec<Room>>,
+}
+
+/// How wide to walk.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Width {
+    /// So that [`TARGET`] of the nearest are found, as far as trials say.
+    #[default]
+    Default,
+    /// So that such a share is found; 1: all rows are looked through.
+    Recall(f32),
+    /// So many rows are kept in sight.
+    Ef(usize),
 }
 
 /// Room for a search.
@@ -138,13 +150,13 @@ impl Index {
         &self,
         cue: &Cue,
         k: usize,
-        ef: Option<usize>,
+        width: Width,
         mut visible: Visible<'_>,
         exact: impl FnMut(Generation) -> Result<f32, Error>,
     ) -> Result<TopK, Error> {
         let query = self.rows.codec.code_query(cue.vector(), cue.inverse_norm());
         let mut room = self.spare.lock().pop().unwrap_or_default();
-        let found = self.candidates(&query, k, ef, &mut visible, &mut room);
+        let found = self.candidates(&query, k, width, &mut visible, &mut room);
         self.spare.lock().push(room);
         found?.settle(exact)
     }
@@ -153,7 +165,7 @@ impl Index {
         &self,
         query: &Coded,
         k: usize,
-        ef: Option<usize>,
+        width: Width,
         visible: &mut Visible<'_>,
         room: &mut Room,
     ) -> Result<Candidates, Error> {
@@ -161,7 +173,7 @@ impl Index {
         let linked = self.graph.end();
         let rows = self.rows.up_to(visible.upto);
         let linked = linked.min(rows);
-        let mut found = self.walked(query, k, ef, linked, visible, room)?;
+        let mut found = self.walked(query, k, width, linked, visible, room)?;
         self.rows.scan(query, (linked, rows), visible, &mut room.stretch, &mut found)?;
         Ok(found)
     }
@@ -172,16 +184,18 @@ impl Index {
         &self,
         query: &Coded,
         k: usize,
-        ef: Option<usize>,
+        width: Width,
         linked: usize,
         visible: &mut Visible<'_>,
         room: &mut Room,
     ) -> Result<Candidates, Error> {
-        let width = || {
-            let (width, measured) = self.graph.width();
-            width_now(width, measured, linked)
+        let target = |target| self.graph.measured().width(target, self.rows.codec.metric, linked);
+        let width = match width {
+            Width::Default => target(TARGET),
+            Width::Recall(share) => target(share),
+            Width::Ef(ef) => ef,
         };
-        let mut ef = ef.unwrap_or_else(width).max(k + k / 2);
+        let mut ef = width.max(k + k / 2);
         while ef.saturating_mul(SCAN_SHARE) < linked {
             let Some(from) = room.scratch.descend(&self.graph, &self.rows, query, By::Bytes, 0) else {
                 break;

@@ -107,7 +107,7 @@ impl Renewal {
             self.returned = to;
             return true;
         }
-        new.graph.set_width(old.graph.width());
+        new.graph.set_measured(&old.graph.measured());
         new.graph.publish(linked);
         false
     }

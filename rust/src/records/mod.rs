@@ -24,7 +24,7 @@ pub use layout::{BLOCK, Run};
 pub use metadata::{Value, check_metadata, decode_metadata, encode_metadata};
 pub use seal::{SealEncoder, SealSpace, SealedSummary};
 pub use sealed::{SealedFile, SealedRows};
-pub use told::{AckRun, encode_fault, encode_pressure};
+pub use told::{AckRun, encode_absorbed, encode_fault, encode_pressure};
 pub use validate::{
     Checked, NORM_MAX, NORM_MIN, check_frame, check_items, check_query, content_hashes, inverse_norm, inverse_norms,
 };

@@ -2,7 +2,7 @@
 
 use super::protobuf::{put_bytes, put_tag, put_varint};
 use crate::error::Error;
-use crate::types::Durability;
+use crate::types::{Durability, Generation};
 
 /// An acknowledgement of consecutive sequences with consecutive generations; generation 0: not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,16 @@ pub fn encode_pressure(level: &str, advised_batch: u64) -> Vec<u8> {
     out
 }
 
+/// Up to which sequence, and generation, all is absorbed.
+pub fn encode_absorbed(through: u64, generation: Generation) -> Vec<u8> {
+    let mut absorbed = Vec::new();
+    put_number(&mut absorbed, 1, through);
+    put_number(&mut absorbed, 2, generation.0);
+    let mut out = Vec::new();
+    put_bytes(&mut out, 4, &absorbed);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +120,16 @@ mod tests {
         fault: Option<Fault>,
         #[prost(message, tag = "3")]
         pressure: Option<Pressure>,
+        #[prost(message, tag = "4")]
+        absorbed: Option<Absorbed>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Absorbed {
+        #[prost(uint64, tag = "1")]
+        through_sequence: u64,
+        #[prost(uint64, tag = "2")]
+        generation: u64,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -128,12 +148,14 @@ mod tests {
         assert!(!run.takes(&AckRun { first: 10, generation: 303, duplicate: false, ..run }));
         let told = Told::decode(&run.encode()[..]).unwrap();
         let ack = Ack { first_sequence: 7, count: 3, first_generation: 300, durability: 2, duplicate: true };
-        assert_eq!(told, Told { ack: Some(ack), fault: None, pressure: None });
+        assert_eq!(told, Told { ack: Some(ack), ..Told::default() });
         let error = Error::Overloaded { retry_after_ms: 250, level: "OVERLOADED", reason: "full".to_owned() };
         let fault = Told::decode(&encode_fault(&error, 7, 5)[..]).unwrap().fault.unwrap();
         assert_eq!((fault.code.as_str(), fault.first_sequence, fault.expected), ("OVERLOADED", 7, 5));
         assert_eq!((fault.retry_after_ms, fault.message), (250, error.to_string()));
         let pressure = Told::decode(&encode_pressure("CRITICAL", 1024)[..]).unwrap().pressure.unwrap();
+        let absorbed = Told::decode(&encode_absorbed(70, Generation(900))[..]).unwrap().absorbed.unwrap();
+        assert_eq!(absorbed, Absorbed { through_sequence: 70, generation: 900 });
         assert_eq!(pressure, Pressure { level: "CRITICAL".to_owned(), advised_batch: 1024 });
     }
 }

@@ -93,6 +93,13 @@ impl Window {
         (next.map_or(self.committed, |r| r.first - 1), runs)
     }
 
+    /// The last committed sequence whose generation is not beyond `generation`, as far as the window tells: what is before it counts in.
+    pub fn through(&self, generation: Generation) -> u64 {
+        let run = self.runs.iter().rev().find(|run| run.generation <= generation);
+        let before = self.runs.front().map_or(self.committed, |run| run.first - 1);
+        run.map_or(before, |run| run.first + (generation.0 - run.generation.0).min(run.count - 1))
+    }
+
     /// The generations of sequences up to `committed`, in order.
     pub fn find(&self, first: u64, count: u64) -> Vec<Known> {
         let (mut at, end) = (first, (first + count).min(self.committed + 1));
@@ -151,6 +158,11 @@ mod tests {
                 }
             }
             prop_assert!(found.iter().filter(|k| k.generation.is_none()).count() <= 1);
+            for generation in [0, generation / 2, generation] {
+                let right = map.iter().filter(|(_, g)| **g <= generation).map(|(s, _)| *s).max().unwrap_or(0);
+                let kept = found.iter().find(|k| k.generation.is_some()).map_or(0, |k| k.first - 1);
+                prop_assert_eq!(window.through(Generation(generation)), right.max(kept));
+            }
             prop_assert!(window.settled <= KEPT);
             let (durable, runs) = window.durable(synced);
             let expected = offsets.iter().filter(|(o, _)| *o < synced).map(|(_, last)| *last).max().unwrap_or(0);

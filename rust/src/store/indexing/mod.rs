@@ -141,12 +141,23 @@ impl Space {
     /// Up to where the index answers without looking through a tail (O5). A space without a graph counts as absorbed.
     pub fn absorbed(&self) -> Generation {
         let watermark = self.watermark();
+        self.first_unabsorbed().map_or(watermark, |first| watermark.min(Generation(first.0 - 1)))
+    }
+
+    /// The first row that the index does not answer for but by looking through its tail; 1 while none answers.
+    fn first_unabsorbed(&self) -> Option<Generation> {
         let answers = self.indexing.answers.load();
-        let Some(answers) = &*answers else { return Generation(0) };
-        if answers.index.rows() < self.indexing.graph_rows_min {
-            return watermark;
-        }
-        answers.index.first_unlinked().map_or(watermark, |first| watermark.min(Generation(first.0 - 1)))
+        let Some(answers) = &*answers else { return Some(Generation(1)) };
+        if answers.index.rows() < self.indexing.graph_rows_min { None } else { answers.index.first_unlinked() }
+    }
+
+    /// Up to where the index answers, and for how long, in microseconds, the oldest row behind that has been there; 0: there is none (G7).
+    pub fn lag(&self, wall_micros: i64) -> (Generation, i64) {
+        let absorbed = self.absorbed();
+        let view = self.view();
+        let waiting = view.next_row(absorbed).filter(|row| *row <= view.watermark());
+        let since = waiting.and_then(|row| view.committed_at(row));
+        (absorbed, since.map_or(0, |at| (wall_micros - at).max(0)))
     }
 
     /// The index of a space that has just been made; there is no image of it.

@@ -2,7 +2,7 @@
 
 use super::{Scope, View};
 use crate::error::Error;
-use crate::index::{Cue, Index, TopK, Visible};
+use crate::index::{Cue, Index, TopK, Visible, Width};
 use crate::types::Generation;
 
 impl View {
@@ -12,7 +12,7 @@ impl View {
     }
 
     /// The k nearest wanted rows, as far as the index finds them. It holds every row that lives at `scope.upto`.
-    pub fn near(&self, index: &Index, cue: &Cue, k: usize, ef: Option<usize>, scope: Scope<'_>) -> Result<TopK, Error> {
+    pub fn near(&self, index: &Index, cue: &Cue, k: usize, width: Width, scope: Scope<'_>) -> Result<TopK, Error> {
         let mut wanted = |generation| match scope.filter {
             None => Ok(true),
             Some(filter) => match self.find(generation) {
@@ -22,13 +22,19 @@ impl View {
         };
         let visible = Visible { upto: scope.upto, wanted: &mut wanted, pulse: scope.pulse };
         let mut scores = Vec::new();
-        index.search(cue, k, ef, visible, |generation| {
+        index.search(cue, k, width, visible, |generation| {
             // A row that was left out of its file since died before anybody's snapshot.
             let Some((held, row)) = self.find(generation) else { return Ok(f32::NEG_INFINITY) };
             let run = held.rows.vectors_from(row, 1)?;
             cue.score(run.bytes, &run.inverse_norms, &mut scores);
             Ok(scores[0])
         })
+    }
+
+    /// When the row of that generation was committed, if it is here.
+    pub fn committed_at(&self, generation: Generation) -> Option<i64> {
+        let (held, row) = self.find(generation)?;
+        held.rows.damage().is_none().then(|| held.rows.committed_at(row))
     }
 
     /// Calls `each` with the rows behind `after` that live at the watermark, in order, until it says false: generation, vector (empty if

@@ -1,0 +1,121 @@
+//! What a read looks at and how, as Python says it; and a recall whose hits are fetched bit by bit.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use engram_core::engine::{self, AsOf, Core, Reading};
+use engram_core::error::Error;
+use engram_core::index::Width;
+use engram_core::store;
+use engram_core::types::Generation;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::convert::filter_in;
+use crate::engine::Shared;
+use crate::memory::Memory;
+use crate::signals::{Signals, now};
+use crate::space::Space;
+
+type Snap = Option<(u64, u64)>;
+
+/// Snapshot id and generation; generation or time; condition.
+#[derive(FromPyObject)]
+pub(crate) struct Where<'py>(pub(crate) Snap, pub(crate) Option<(String, i64)>, pub(crate) Option<Bound<'py, PyDict>>);
+
+/// How to search: exactly; how wide to walk, or what share to find; what is settled, if it is not behind for longer, in milliseconds; threads.
+#[derive(Clone, Copy, FromPyObject)]
+pub(crate) struct How(bool, Option<usize>, Option<f32>, Option<u64>, usize);
+
+impl How {
+    pub(crate) fn of(self, reading: Reading<'_>) -> Reading<'_> {
+        let width = match (self.1, self.2) {
+            (Some(ef), _) => Width::Ef(ef),
+            (None, Some(share)) => Width::Recall(share),
+            (None, None) => Width::Default,
+        };
+        Reading { exact: self.0, width, settled: self.3, threads: self.4, ..reading }
+    }
+}
+
+fn snapshot(at: Snap) -> Option<store::Snapshot> {
+    at.map(|(id, generation)| store::Snapshot { id, generation: Generation(generation) })
+}
+
+impl Space {
+    /// Runs a read with the GIL released; a signal ends it.
+    pub(crate) fn read<T: Send>(
+        &self,
+        py: Python<'_>,
+        at: &Where<'_>,
+        run: impl Fn(&Core, Reading<'_>) -> Result<T, Error> + Sync,
+    ) -> PyResult<T> {
+        let engine = self.shared.engine()?;
+        let filter = filter_in(at.2.as_ref())?;
+        let as_of = at.1.as_ref().map(|(kind, value)| match kind.as_str() {
+            "time" => AsOf::Time(*value),
+            _ => AsOf::Generation(Generation(value.cast_unsigned())),
+        });
+        let snapshot = snapshot(at.0);
+        let signals = Signals::default();
+        let outcome = py.detach(|| {
+            let last = std::cell::Cell::new(now());
+            let pulse = || signals.pulse(&last);
+            run(
+                engine.core(),
+                Reading { snapshot, as_of, filter: filter.as_ref(), pulse: &pulse, ..Reading::default() },
+            )
+        });
+        signals.raise(outcome)
+    }
+}
+
+/// The hits of one recall, all of one snapshot, a batch at a time.
+#[pyclass(frozen, module = "engram._core")]
+pub(crate) struct RecallStream {
+    shared: Arc<Shared>,
+    /// None: given up.
+    inner: Mutex<Option<engine::RecallStream>>,
+    generation: u64,
+}
+
+impl RecallStream {
+    pub(crate) fn new(shared: Arc<Shared>, inner: engine::RecallStream) -> Self {
+        let generation = inner.looked.generation.0;
+        Self { shared, generation, inner: Mutex::new(Some(inner)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<engine::RecallStream>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl RecallStream {
+    #[getter]
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The next hits, at most so many, and whether they are the last.
+    fn next(&self, py: Python<'_>, most: usize) -> PyResult<(Vec<Memory>, bool)> {
+        let engine = self.shared.engine()?;
+        let signals = Signals::default();
+        let fetched = py.detach(|| {
+            let mut inner = self.lock();
+            let Some(stream) = inner.as_mut() else { return Ok((Vec::new(), true)) };
+            let hits = engine.core().next_hits(stream, most)?;
+            let over = stream.is_over();
+            if over {
+                *inner = None;
+            }
+            Ok((hits, over))
+        });
+        let (hits, over) = signals.raise(fetched)?;
+        Ok((hits.into_iter().map(Memory::hit).collect(), over))
+    }
+
+    /// Gives it up: what it pins is released.
+    fn close(&self) {
+        self.lock().take();
+    }
+}
