@@ -167,8 +167,19 @@ impl Core {
         })
     }
 
-    /// One step of building indexes, a piece of each space's; true if it moved.
+    /// A step of building and one of writing images, for who drives everything by himself; true if either moved.
     pub fn step_builder(&self) -> bool {
+        self.build_indexes() | self.write_images()
+    }
+
+    /// One step of writing images of indexes; true if it moved.
+    pub(super) fn write_images(&self) -> bool {
+        let write = |space: &Arc<Space>| space.write_index(&Tools { writes: true, ..self.tools(space) });
+        self.spaces.all().iter().filter(|space| write(space)).count() > 0
+    }
+
+    /// One step of building indexes, a piece of each space's; true if it moved.
+    pub(super) fn build_indexes(&self) -> bool {
         while let Some(space) = self.dropped.pop() {
             space.drop_image(&self.tools(&space));
         }
@@ -180,7 +191,7 @@ impl Core {
     /// What work on a space's index needs.
     pub fn tools(&self, space: &Space) -> Tools<'_> {
         let dir = &self.partitions[space.options.partition.0 as usize].dir;
-        Tools { files: &*self.env.files, seed: self.seed, dir, config: &self.config, now: self.now() }
+        Tools { files: &*self.env.files, seed: self.seed, dir, config: &self.config, now: self.now(), writes: false }
     }
 
     /// Everything pushed is answered, everything answered is on the disk, and no I/O is under way.

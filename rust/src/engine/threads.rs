@@ -1,7 +1,7 @@
 //! The engine's threads: which one runs what, who is woken, who is replaced, and who takes over from whom (T3).
 //!
 //! One I/O thread a partition, one for the catalogue, one for maintenance; min(partitions, cores) writer threads, each with its own
-//! partitions; one for the maintenance machine, one that builds indexes with the CPU that others leave. Whoever holds a partition's mutex is its writer, so that a thread can take over a whole partition by
+//! partitions; one for the maintenance machine, max(1, cores - 1) that build indexes with the CPU that others leave, one that writes their images. Whoever holds a partition's mutex is its writer, so that a thread can take over a whole partition by
 //! stepping it: an idle one does when much waits there, or for long, and its own thread is busy with another. A round that panics ends, and a new one begins:
 //! what the thread held is in the partition, not in the thread. `at` is a hint (Relaxed): wrong, it costs a look, or the wait for the next tick.
 
@@ -21,6 +21,7 @@ const NOWHERE: usize = usize::MAX;
 /// What waits so long for a busy thread is taken over, however little it is.
 const LEFT_NANOS: u64 = 80_000_000;
 const PARTITIONS_MAX: usize = 256;
+const BUILDERS_MAX: usize = 32;
 
 thread_local! {
     /// This thread will run the jobs it causes: no need to wake the one whose they are.
@@ -39,7 +40,8 @@ pub(super) struct Threads {
     io: Vec<OnceLock<Thread>>,
     writers: Vec<Writer>,
     maintenance: OnceLock<Thread>,
-    builder: OnceLock<Thread>,
+    builders: Vec<OnceLock<Thread>>,
+    images: OnceLock<Thread>,
     stop: AtomicBool,
 }
 
@@ -51,7 +53,8 @@ enum Role {
     MaintenanceIo(usize),
     Writer(usize),
     Maintenance,
-    Builder,
+    Builder(usize),
+    Images,
 }
 
 impl Scheduler for Threads {
@@ -67,7 +70,10 @@ impl Scheduler for Threads {
                 Some(&home.thread)
             }
             Task::Maintenance => Some(&self.maintenance),
-            Task::Builder => Some(&self.builder),
+            Task::Builder => {
+                self.builders.iter().skip(1).filter_map(OnceLock::get).for_each(Thread::unpark);
+                self.builders.first()
+            }
         };
         if let Some(thread) = thread.and_then(OnceLock::get) {
             thread.unpark();
@@ -84,7 +90,8 @@ impl Threads {
             io: (0..PARTITIONS_MAX + 2).map(|_| OnceLock::new()).collect(),
             writers: (0..cores.clamp(1, 64)).map(writer).collect(),
             maintenance: OnceLock::new(),
-            builder: OnceLock::new(),
+            builders: (1..cores.clamp(2, BUILDERS_MAX + 1)).map(|_| OnceLock::new()).collect(),
+            images: OnceLock::new(),
             stop: AtomicBool::new(false),
         }
     }
@@ -97,10 +104,15 @@ impl Threads {
             ("io-catalogue", Role::CatalogueIo(partitions)),
             ("io-maintenance", Role::MaintenanceIo(partitions + 1)),
             ("maintenance", Role::Maintenance),
-            ("builder", Role::Builder),
+            ("images", Role::Images),
         ];
         let rest = rest.into_iter().map(|(name, role)| (name.to_owned(), role));
-        io.chain(writers).chain(rest).map(|(name, role)| self.spawn(core, format!("engram-{name}"), role)).collect()
+        let builders = (0..self.builders.len()).map(|b| (format!("builder-{b}"), Role::Builder(b)));
+        io.chain(writers)
+            .chain(builders)
+            .chain(rest)
+            .map(|(name, role)| self.spawn(core, format!("engram-{name}"), role))
+            .collect()
     }
 
     fn spawn(self: &Arc<Self>, core: &Arc<Core>, name: String, role: Role) -> io::Result<JoinHandle<()>> {
@@ -108,7 +120,7 @@ impl Threads {
         let named = name.clone();
         std::thread::Builder::new().name(name).spawn(move || {
             let _ = threads.slot(role).set(std::thread::current());
-            if matches!(role, Role::Builder) {
+            if matches!(role, Role::Builder(_) | Role::Images) {
                 step_back();
             }
             while !threads.stop.load(Ordering::Acquire) {
@@ -130,7 +142,8 @@ impl Threads {
             Role::Io(i) | Role::CatalogueIo(i) | Role::MaintenanceIo(i) => &self.io[i],
             Role::Writer(w) => &self.writers[w].thread,
             Role::Maintenance => &self.maintenance,
-            Role::Builder => &self.builder,
+            Role::Builder(b) => &self.builders[b],
+            Role::Images => &self.images,
         }
     }
 
@@ -150,8 +163,9 @@ impl Threads {
             }
             Role::Writer(w) => self.write(core, w),
             Role::Maintenance => while core.step_maintenance() {},
-            Role::Builder => loop {
-                if self.stop.load(Ordering::Acquire) || !core.step_builder() {
+            Role::Builder(_) | Role::Images => loop {
+                let step = if matches!(role, Role::Images) { Core::write_images } else { Core::build_indexes };
+                if self.stop.load(Ordering::Acquire) || !step(core) {
                     break;
                 }
             },

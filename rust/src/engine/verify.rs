@@ -89,7 +89,8 @@ fn verify_locked(env: &Env) -> Result<Verdict, Error> {
     }
     let config = Config::default();
     for partition in read.partitions {
-        let tools = Tools { files: &*env.files, seed: read.seed, dir: &partition.dir, config: &config, now: 0 };
+        let tools =
+            Tools { files: &*env.files, seed: read.seed, dir: &partition.dir, config: &config, now: 0, writes: false };
         for space in partition.spaces.into_values().map(seated) {
             verdict.spaces += 1;
             verdict.memories += space.view().memories();

@@ -399,6 +399,25 @@ impl Builder<'_> {
         parent
     }
 
+    /// The row becomes the parent's child; its links, nearest first, come to name the parent, and the parent's name it. Of the rows behind it none is bound yet.
+    pub(super) fn bind(&self, row: u32, parent: u32, links: &mut Vec<u32>) {
+        self.graph.adopt(parent, row);
+        if !links.contains(&parent) {
+            links.truncate(LINKS_BASE - 1);
+            links.push(parent);
+        }
+        let mut back: Vec<u32> = self.graph.links(parent, 0).collect();
+        if !back.contains(&row) {
+            if back.len() == LINKS_BASE
+                && let Some(farthest) = back.iter().rposition(|to| *to > row || !self.graph.are_kin(parent, *to))
+            {
+                back.remove(farthest);
+            }
+            back.push(row);
+            self.graph.set_links(parent, 0, &back);
+        }
+    }
+
     /// Whom a row links to links back, as far as there is room.
     pub(super) fn link_where_room(&self, row: u32) {
         for level in 0..=self.level(row) {

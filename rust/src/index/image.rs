@@ -102,7 +102,8 @@ impl ImageWriter {
         self.rows
     }
 
-    /// What comes next in the file; empty if links must stay as they are first, and somebody is changing them; None at the end.
+    /// What comes next in the file; None at the end. Others go on building: links read while they change may be old ones and new ones, and one may be
+    /// missing; those of the tree are put back by the reader.
     pub fn piece(&mut self) -> Option<Vec<u8>> {
         if !std::mem::replace(&mut self.begun, true) {
             return Some(self.owner.head(self.index.shape(self.rows)));
@@ -113,9 +114,6 @@ impl ImageWriter {
             (self.coded..to).for_each(|row| put_code(&mut out, &self.index.rows.held(row as u32)));
             self.coded = to;
         } else if self.linked < self.rows {
-            if !self.index.pause() {
-                return Some(Vec::new());
-            }
             let to = self.rows.min(self.linked + BLOCK_ROWS);
             (self.linked..to).for_each(|row| put_links(&mut out, &self.index, row as u32, self.rows));
             self.linked = to;
@@ -128,12 +126,6 @@ impl ImageWriter {
         out[4..BLOCK_HEAD].copy_from_slice(&sum.to_le_bytes());
         self.block += 1;
         Some(out)
-    }
-}
-
-impl Drop for ImageWriter {
-    fn drop(&mut self) {
-        self.index.resume();
     }
 }
 
@@ -235,7 +227,12 @@ fn take_code(c: &mut Cursor<'_>, index: &Index) -> Option<()> {
 fn put_links(out: &mut Vec<u8>, index: &Index, row: u32, rows: usize) {
     put_u32(out, index.graph.parent(row).map_or(0, |parent| parent + 1));
     for level in 0..=index.graph.level_of(index.rows.generation(row).0) {
-        let links: Vec<u32> = index.graph.links(row, level).filter(|to| (*to as usize) < rows).collect();
+        let mut links: Vec<u32> = Vec::new();
+        for to in index.graph.links(row, level) {
+            if (to as usize) < rows && to != row && !links.contains(&to) {
+                links.push(to);
+            }
+        }
         out.push(links.len() as u8);
         links.iter().for_each(|to| put_u32(out, *to));
     }
@@ -245,16 +242,19 @@ fn take_links(c: &mut Cursor<'_>, index: &Index, row: u32, rows: u32) -> Option<
     let builder = Builder { graph: &index.graph, rows: &index.rows };
     let level = builder.level(row);
     index.graph.add(level);
-    if let Some(parent) = c.u32()?.checked_sub(1) {
-        if parent >= row {
-            return None;
-        }
-        index.graph.adopt(parent, row);
+    let parent = c.u32()?.checked_sub(1);
+    if parent.map_or(row > 0, |parent| parent >= row) {
+        return None;
     }
     for at in 0..=level {
-        let links: Vec<u32> = (0..c.u8()?).map(|_| c.u32()).collect::<Option<_>>()?;
+        let mut links: Vec<u32> = (0..c.u8()?).map(|_| c.u32()).collect::<Option<_>>()?;
         if links.len() > if at == 0 { LINKS_BASE } else { LINKS } || links.iter().any(|to| *to >= rows || *to == row) {
             return None;
+        }
+        if at == 0
+            && let Some(parent) = parent
+        {
+            builder.bind(row, parent, &mut links);
         }
         index.graph.set_links(row, at, &links);
     }

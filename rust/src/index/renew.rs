@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::Index;
 use super::build::{Builder, EF_CONSTRUCTION};
-use super::graph::LINKS_BASE;
 use crate::types::Generation;
 
 /// Dead rows that the way to living ones may lead through.
@@ -88,9 +87,10 @@ impl Renewal {
                 if gone > 0 {
                     builder.complete(row, &mut near, kept, kept + gone, &mut self.products);
                 }
-                if at == 0 {
-                    let parent = self.old_parent(row);
-                    grow(&builder, row, parent, &mut near);
+                if at == 0
+                    && let Some(parent) = parent_of(&builder, row, self.old_parent(row), &near)
+                {
+                    builder.bind(row, parent, &mut near);
                 }
                 new.graph.set_links(row, at, &near);
                 self.near = near;
@@ -148,26 +148,9 @@ impl Drop for Renewal {
     }
 }
 
-/// The next row joins the tree; its links, nearest first, come to name its parent, and the parent's name it.
-fn grow(builder: &Builder<'_>, row: u32, parent: Option<u32>, links: &mut Vec<u32>) {
-    if row == 0 {
-        return;
-    }
-    let before: Vec<u32> = parent.into_iter().chain(links.iter().copied().filter(|to| *to < row)).collect();
-    let parent = if before.is_empty() { row - 1 } else { builder.parent_for(row, &before) };
-    builder.graph.adopt(parent, row);
-    if !links.contains(&parent) {
-        links.truncate(LINKS_BASE - 1);
-        links.push(parent);
-    }
-    let mut back: Vec<u32> = builder.graph.links(parent, 0).collect();
-    if !back.contains(&row) {
-        if back.len() == LINKS_BASE
-            && let Some(farthest) = back.iter().rposition(|to| *to > row || !builder.graph.are_kin(parent, *to))
-        {
-            back.remove(farthest);
-        }
-        back.push(row);
-        builder.graph.set_links(parent, 0, &back);
-    }
+/// The parent of the next row: the one it had, if that is left and has room, or a near one.
+fn parent_of(builder: &Builder<'_>, row: u32, old: Option<u32>, links: &[u32]) -> Option<u32> {
+    let before: Vec<u32> = old.into_iter().chain(links.iter().copied().filter(|to| *to < row)).collect();
+    let near = || if before.is_empty() { row - 1 } else { builder.parent_for(row, &before) };
+    (row > 0).then(near)
 }

@@ -104,7 +104,11 @@ impl Space {
     /// What is wrong with the image on the disk, if there is one and something is: links, or codes that are not of the rows that live.
     pub fn verify_image(&self, tools: &Tools<'_>) -> Result<(), Error> {
         let Some(index) = self.image(tools)? else { return Ok(()) };
-        index.check()?;
+        let health = index.check()?;
+        if health.reached < health.rows {
+            let reason = format!("of {} rows of an index's image only {} can be reached", health.rows, health.reached);
+            return Err(Error::corrupted(path(tools.dir, self.options.id), 0, reason));
+        }
         let last = index.rows().checked_sub(1).map_or(Generation(0), |last| index.generation(last));
         let mut missing = None;
         self.view().each_vector(Generation(0), |generation, vector, inverse_norm| {

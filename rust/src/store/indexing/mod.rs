@@ -36,6 +36,8 @@ pub struct Tools<'a> {
     pub config: &'a Config,
     /// Monotonic nanoseconds.
     pub now: u64,
+    /// Who asks is here to write images; others go on without them.
+    pub writes: bool,
 }
 
 /// An index that answers.
@@ -165,6 +167,11 @@ impl Space {
         let mut filling = self.begin_filling(Indexing::empty(&self.options));
         while !self.fill(&mut filling) {}
         *self.indexing.work.lock() = Work::Resting(work::Rest::default());
+    }
+
+    /// A step of writing the image, if one is being written.
+    pub fn write_index(&self, tools: &Tools<'_>) -> bool {
+        self.indexing.work.try_lock().is_some_and(|work| matches!(*work, Work::Writing(_))) && self.work_on_index(tools)
     }
 
     /// Rows that came since the index answers, and that its graph does not answer for.

@@ -73,6 +73,8 @@ impl Space {
                 }
                 true
             }
+            // A disk may take its time.
+            Work::Writing(_) if !tools.writes => false,
             Work::Writing(writing) => {
                 if let Some(image) = self.write_image(writing, tools) {
                     *work = Work::Resting(Rest { image, ..Rest::default() });
