@@ -91,3 +91,24 @@ def test_recall_comparison_runs_in_small() -> None:
     assert engine["default"]["recall"] >= 0.95
     assert engine["rows/s"] > 0
     assert engine["at"]["0.95"] > 0
+
+
+@pytest.mark.timeout(180)  # more than a dozen directories
+def test_cases_run_in_small() -> None:
+    """G6: by default settings 0.95 at every tenth and at the end, whatever the rows are like."""
+    script = ROOT / "benchmarks" / "cases.py"
+    environment = {name: value for name, value in os.environ.items() if name != "ENGRAM_BENCH_DATA"}
+    ran = subprocess.run(
+        [sys.executable, str(script), "--json", "--rows", "2000"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    lines = json.loads(ran.stdout)["lines"]
+    assert len(lines) == 21
+    for line in lines:
+        assert line["recall"] >= 0.95, line
+        assert line.get("least tenth", 1.0) >= 0.95, line
+        assert line.get("sound", True), line

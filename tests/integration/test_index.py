@@ -1,5 +1,6 @@
 """Recall by the index, beside writers, forgets, filters and restarts; with the graph from the first row, and not."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -332,6 +333,83 @@ def test_a_session_hears_what_is_absorbed(limits: dict[str, int]) -> None:
         assert told == sorted(set(told))
         assert all(generation >= through + 10 or through == 1_990 for through, generation in told)
         assert session.absorbed == session.committed == 1_990
+
+
+def test_all_at_once(tmp_path: Path) -> None:
+    """Writers, versions, forgets, purges, recalls, snapshots, builders, successors and images, from the first row on.
+
+    For three seconds, or a minute with ENGRAM_CAMPAIGN: no hit without its memory, none of what was forgotten before a
+    recall began, everything acknowledged is found, and what lies on the disk in the end is sound.
+    """
+    rows = load_sample().vectors
+    limits = {"index_graph_rows_min": 0, "index_image_idle_ms": 10, "partitions": 1, "seal_space_bytes": 1 << 20}
+    until = time.monotonic() + (60 if os.environ.get("ENGRAM_CAMPAIGN") else 3)
+    failures: list[str] = []
+    counts = dict.fromkeys(["written", "forgotten", "recalls", "purges", "successors"], 0)
+
+    def guarded(work: Callable[[np.random.Generator], None], seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        while time.monotonic() < until and not failures:
+            try:
+                work(rng)
+            except Exception as error:
+                failures.append(repr(error))
+
+    with engram.open(tmp_path / "d", durability="os", limits=limits) as engine:
+        space = engine.space("s", dim=384)
+
+        def write(rng: np.random.Generator) -> None:
+            some = rows[rng.integers(len(rows), size=16)]
+            keys = [f"k{n}" for n in rng.permutation(3_000)[:16]]
+            ids = space.observe_batch(vectors=some, keys=keys).memory_ids.tolist()
+            counts["written"] += len(ids)
+            one = int(rng.integers(16))
+            with space.snapshot() as snapshot:
+                if snapshot.get(ids[one]) is not None:
+                    best = snapshot.recall(vector=some[one], k=5)
+                    assert best[0].score >= 1 - 1e-5, "what was acknowledged is found"
+
+        def forget(rng: np.random.Generator) -> None:
+            ids = [
+                memory.memory_id for memory in space.list(after=int(rng.integers(1, counts["written"] + 2)), limit=8)
+            ]
+            purge = rng.random() < 0.02
+            for one in ids:
+                counts["forgotten"] += space.forget(one, purge=purge)
+            counts["purges"] += purge
+            found = space.recall_batch(rows[rng.integers(len(rows), size=4)], k=50)[0]
+            assert not set(ids) & set(found.ravel().tolist()), "what was forgotten is not found"
+
+        def ask(rng: np.random.Generator) -> None:
+            cues = rows[rng.integers(len(rows), size=8)]
+            with space.snapshot() as snapshot:
+                ids, scores = snapshot.recall_batch(cues, k=10)
+                true_ids, truth = snapshot.recall_batch(cues, k=10, exact=True)
+                assert ((ids > 0) == (true_ids > 0)).all()
+                assert (scores <= truth + 1e-6).all()
+                assert all(snapshot.get(one) is not None for one in ids[0].tolist() if one)
+            counts["recalls"] += len(cues)
+
+        def watch(_: np.random.Generator) -> None:
+            before = space.stats()
+            time.sleep(0.005)
+            after = space.stats()
+            assert after["absorbed_generation"] >= before["absorbed_generation"], "O5: it never goes back"
+            counts["successors"] += after["index_rows"] < before["index_rows"]
+
+        work = [write, write, forget, ask, ask, watch]
+        threads = [threading.Thread(target=guarded, args=(each, seed)) for seed, each in enumerate(work)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        space.wait_absorbed(timeout=60)
+        assert recall(space, rows[:50]) >= 0.95
+        wait_until(lambda: space.stats()["index_imaged"] == space.stats()["index_linked"])
+    assert engram.verify(tmp_path / "d")["damage"] == []
+    assert min(counts["written"], counts["forgotten"], counts["recalls"]) > 0
+    print(counts)
 
 
 async def test_async() -> None:
