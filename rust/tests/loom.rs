@@ -7,7 +7,7 @@ use engram_core::queue::{Depth, Gauge, Lane, Level, Pool, Turn};
 use engram_core::session::{Priority, SequenceRun, Session, SessionState, Stamp, Window};
 use engram_core::store::{Deaths, Watermark};
 use engram_core::types::{Generation, SessionId};
-use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
@@ -381,5 +381,95 @@ fn a_section_keeps_the_stream_whole() {
             assert!(section.commit(run, 1, 0).is_some());
         }
         assert!(section.is_drained());
+    });
+}
+
+/// O6, T3: the orderings of an arena's length, a graph's links and its end, with relaxed words in place of the memory they guard: whoever follows a link,
+/// or looks through the tail, finds the code that it names whole.
+#[test]
+fn links_lead_to_whole_rows() {
+    struct Index {
+        codes: [AtomicU64; 3],
+        rows: AtomicUsize,
+        link: AtomicUsize,
+        end: AtomicUsize,
+    }
+    loom::model(|| {
+        let codes = std::array::from_fn(|_| AtomicU64::new(0));
+        let (rows, link, end) = (AtomicUsize::new(1), AtomicUsize::new(0), AtomicUsize::new(1));
+        let index = Arc::new(Index { codes, rows, link, end });
+        let appends = {
+            let index = Arc::clone(&index);
+            thread::spawn(move || {
+                for row in 1..3 {
+                    index.codes[row].store(7, Ordering::Relaxed);
+                    index.rows.store(row + 1, Ordering::Release);
+                }
+            })
+        };
+        let builds = {
+            let index = Arc::clone(&index);
+            thread::spawn(move || {
+                let rows = index.rows.load(Ordering::Acquire);
+                if rows > 1 {
+                    index.link.store(rows - 1, Ordering::Release);
+                    index.end.store(rows, Ordering::Release);
+                }
+            })
+        };
+        let whole = |row: usize| {
+            assert_eq!(index.codes[row].load(Ordering::Relaxed), if row == 0 { 0 } else { 7 });
+        };
+        let end = index.end.load(Ordering::Acquire);
+        let rows = index.rows.load(Ordering::Acquire);
+        assert!(end <= rows, "the end first: what is linked meanwhile is in the tail");
+        whole(index.link.load(Ordering::Acquire));
+        (end..rows).for_each(whole);
+        appends.join().unwrap();
+        builds.join().unwrap();
+    });
+}
+
+/// O6, G3: one index takes over from another beside a writer. Whoever has seen a view finds its rows, and its deaths, in the index that answers then.
+#[test]
+fn an_index_that_takes_over_has_every_row() {
+    struct Space {
+        growing: Mutex<()>,
+        view: AtomicU64,
+        /// Rows and deaths of both indexes, and which answers.
+        rows: [AtomicU64; 2],
+        dead: [AtomicU64; 2],
+        answers: AtomicUsize,
+    }
+    loom::model(|| {
+        let [rows, dead] = std::array::from_fn(|_| [AtomicU64::new(0), AtomicU64::new(0)]);
+        let (growing, view, answers) = (Mutex::new(()), AtomicU64::new(0), AtomicUsize::new(0));
+        let space = Arc::new(Space { growing, view, rows, dead, answers });
+        let writes = {
+            let space = Arc::clone(&space);
+            thread::spawn(move || {
+                for generation in 1..3 {
+                    let _growing = space.growing.lock().unwrap();
+                    let answers = space.answers.load(Ordering::Relaxed);
+                    space.rows[answers].store(generation, Ordering::Relaxed);
+                    (0..2).for_each(|index| space.dead[index].store(generation, Ordering::Relaxed));
+                    space.view.store(generation, Ordering::Release);
+                }
+            })
+        };
+        let takes_over = {
+            let space = Arc::clone(&space);
+            thread::spawn(move || {
+                let _growing = space.growing.lock().unwrap();
+                space.rows[1].store(space.rows[0].load(Ordering::Relaxed), Ordering::Relaxed);
+                space.answers.store(1, Ordering::Release);
+            })
+        };
+        let view = space.view.load(Ordering::Acquire);
+        let answers = space.answers.load(Ordering::Acquire);
+        assert!(space.rows[answers].load(Ordering::Relaxed) >= view);
+        assert!(space.dead[answers].load(Ordering::Relaxed) >= view);
+        writes.join().unwrap();
+        takes_over.join().unwrap();
     });
 }
