@@ -126,9 +126,9 @@ def rate(space: engram.Space, cues: np.ndarray) -> float:
 
 
 def settle(space: engram.Space) -> None:
-    """Wait for the index, its image included."""
+    """Wait for the index, its image included: one is not written again for an eighth more."""
     space.wait_absorbed()
-    while space.stats()["index_imaged"] < space.stats()["index_linked"]:
+    while (stats := space.stats())["index_imaged"] * 8 <= stats["index_linked"] * 7:
         time.sleep(0.02)
 
 

@@ -5,10 +5,11 @@
 Real rows: the full set where `load_full` finds it, else the bundled sample. engram streams batches of 256 into a space
 with its graph from the first row, and is timed until everything is absorbed; libraries add all rows at once with 2
 threads (M = 16, efConstruction = 64). Queries on one thread, all as one matrix; recall@10 against the exact answers.
-hnswlib, usearch and faiss are used where they are installed.
+hnswlib, usearch, faiss and rabitqlib's SymphonyQG are used where they are installed (`pip install --group compare`).
 """
 
 import argparse
+import contextlib
 import json
 import platform
 import tempfile
@@ -148,6 +149,55 @@ def with_faiss(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[st
     return {"rows/s": len(rows) / built, "lines": measure(search, truth, WIDTHS)}
 
 
+def with_symphonyqg(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Build with threads, once: it takes no rows afterwards. Ask with one."""
+    import rabitqlib
+
+    index = rabitqlib.SymqgIndex(rows.shape[1], 2 * M, "ip")
+    begun = time.perf_counter()
+    index.build(rows, EF_CONSTRUCTION, num_threads=THREADS)
+    built = time.perf_counter() - begun
+
+    def search(width: int | None) -> np.ndarray:
+        return np.asarray(index.search_batch(cues, K, width or K, num_threads=1)[0]).astype(np.int64)
+
+    return {"rows/s": len(rows) / built, "lines": measure(search, truth, WIDTHS)}
+
+
+def single(rows: np.ndarray, cues: np.ndarray) -> dict[str, Any]:
+    """Return medians of single calls at equal recall: `recall` with its hits, and hnswlib's `knn_query` of one row."""
+    import hnswlib
+
+    graph = hnswlib.Index("cosine", rows.shape[1])
+    graph.init_index(len(rows), M=M, ef_construction=EF_CONSTRUCTION)
+    graph.add_items(rows, num_threads=THREADS)
+    truth = exact(rows, cues)
+    with engram.open(limits={"index_graph_rows_min": 0}) as engine:
+        space = engine.space("s", dim=rows.shape[1])
+        for first in range(0, len(rows), 256):
+            space.observe_batch(vectors=rows[first : first + 256])
+        space.wait_absorbed()
+
+        def ask(width: int | None) -> np.ndarray:
+            return space.recall_batch(cues, k=K, ef=width)[0].astype(np.int64) - 1
+
+        def peer(width: int | None) -> np.ndarray:
+            graph.set_ef(width or K)
+            return graph.knn_query(cues, k=K, num_threads=1)[0].astype(np.int64)
+
+        own, other = (next(w for w in WIDTHS if recall(search(w), truth) >= TARGETS[0]) for search in (ask, peer))
+        graph.set_ef(other)
+        times: dict[str, list[float]] = {"recall": [], "knn_query": []}
+        for cue in cues:
+            begun = time.perf_counter()
+            space.recall(vector=cue, k=K, ef=own)
+            middle = time.perf_counter()
+            graph.knn_query(cue, k=K, num_threads=1)
+            times["recall"].append(middle - begun)
+            times["knn_query"].append(time.perf_counter() - middle)
+        return {name: [float(np.percentile(each, q)) * 1e6 for q in (50, 99)] for name, each in times.items()}
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -160,20 +210,26 @@ def main() -> None:
     rows, cues = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in (rows, cues))
     truth, results = exact(rows, cues), {}
     contenders = {"engram": with_engram, "hnswlib": with_hnswlib, "usearch int8": with_usearch, "faiss": with_faiss}
+    contenders["SymphonyQG"] = with_symphonyqg
     for name, run in contenders.items():
         try:
             results[name] = run(rows, cues, truth)
         except ImportError:
             continue
         results[name]["at"] = {str(target): at(results[name]["lines"], target) for target in TARGETS}
+    with contextlib.suppress(ImportError):
+        results["single, µs"] = single(rows, cues)
     if arguments.json:
         print(json.dumps({"machine": platform.processor() or platform.machine(), "rows": len(rows), **results}))
         return
     table = Table("", "rows/s built", *(f"queries/s at {target}" for target in TARGETS), title=f"{len(rows):,} rows")
+    calls = results.pop("single, µs", {})
     for name, result in results.items():
         speeds = [f"{speed:,.0f}" if (speed := result["at"][str(t)]) else "not reached" for t in TARGETS]
         table.add_row(name, f"{result['rows/s']:,.0f}", *speeds)
     Console().print(table)
+    for name, (half, most) in calls.items():
+        print(f"one {name} at {TARGETS[0]}: p50 {half:,.0f} µs, p99 {most:,.0f} µs")
 
 
 if __name__ == "__main__":

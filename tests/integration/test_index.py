@@ -363,10 +363,9 @@ def test_all_at_once(tmp_path: Path) -> None:
             keys = [f"k{n}" for n in rng.permutation(3_000)[:16]]
             ids = space.observe_batch(vectors=some, keys=keys).memory_ids.tolist()
             counts["written"] += len(ids)
-            one = int(rng.integers(16))
             with space.snapshot() as snapshot:
-                if snapshot.get(ids[one]) is not None:
-                    best = snapshot.recall(vector=some[one], k=5)
+                if snapshot.get(ids[3]) is not None:
+                    best = snapshot.recall(vector=some[3], k=5)
                     assert best[0].score >= 1 - 1e-5, "what was acknowledged is found"
 
         def forget(rng: np.random.Generator) -> None:
@@ -406,7 +405,8 @@ def test_all_at_once(tmp_path: Path) -> None:
         assert failures == []
         space.wait_absorbed(timeout=60)
         assert recall(space, rows[:50]) >= 0.95
-        wait_until(lambda: space.stats()["index_imaged"] == space.stats()["index_linked"])
+        # One is not written again for an eighth more.
+        wait_until(lambda: space.stats()["index_imaged"] * 8 > space.stats()["index_linked"] * 7)
     assert engram.verify(tmp_path / "d")["damage"] == []
     assert min(counts["written"], counts["forgotten"], counts["recalls"]) > 0
     print(counts)
