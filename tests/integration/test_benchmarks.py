@@ -112,3 +112,13 @@ def test_cases_run_in_small() -> None:
         assert line["recall"] >= 0.95, line
         assert line.get("least tenth", 1.0) >= 0.95, line
         assert line.get("sound", True), line
+
+
+def test_databases_and_spaces_run_in_small() -> None:
+    for script, more in {"compare/databases.py": ["--only", "engram"], "spaces.py": []}.items():
+        command = [sys.executable, str(ROOT / "benchmarks" / script), "--json", "--rows", "2000", *more]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        figures = json.loads(ran.stdout)
+        for line in figures["lines"].values() if "lines" in figures else [figures["engram"]]:
+            assert line["recall"] >= 0.9, line

@@ -284,18 +284,18 @@ impl Builder<'_> {
         work.query = query;
     }
 
-    /// How near two rows are, from the product of their bytes; the same both ways.
-    fn score(&self, a: u32, b: u32, product: i32) -> f32 {
-        let (a, b) = (self.rows.factors.row(a as usize), self.rows.factors.row(b as usize));
-        self.rows.codec.symmetric(a, b, product)
+    /// How near rows are to one, from the products of their bytes; the same both ways.
+    fn scores<'b>(&'b self, row: u32, to: &'b [u32], products: &'b [i32]) -> impl Iterator<Item = f32> + 'b {
+        let own = self.rows.factors.row(row as usize);
+        let all = to.iter().zip(products);
+        all.map(move |(to, product)| self.rows.codec.symmetric(own, self.rows.factors.row(*to as usize), *product))
     }
 
     /// Rows with their scores to `row`, nearest first.
     fn scored(&self, row: u32, near: &[u32], products: &mut Vec<i32>) -> Vec<(f32, u32)> {
         products.resize(near.len(), 0);
         bytes_products_of(self.rows.bytes.row(row as usize), &self.rows.bytes, near, products);
-        let mut scored: Vec<(f32, u32)> =
-            near.iter().zip(&*products).map(|(to, product)| (self.score(row, *to, *product), *to)).collect();
+        let mut scored: Vec<(f32, u32)> = self.scores(row, near, products).zip(near.iter().copied()).collect();
         // Of equals the latest comes first: copies of one vector make a chain, not a star.
         scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
         scored
@@ -336,7 +336,7 @@ impl Builder<'_> {
             let mut products = [0; ASKED];
             let products = &mut products[..some.len()];
             bytes_products_of(bytes, &self.rows.bytes, some, products);
-            some.iter().zip(products).any(|(other, product)| self.score(row, *other, *product) >= score)
+            self.scores(row, some, products).any(|other| other >= score)
         })
     }
 
