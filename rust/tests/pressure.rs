@@ -317,3 +317,34 @@ fn an_index_too_far_behind_presses() {
     assert!((space.pressure(source.rig.core.now()).0 / expected - 1.0).abs() < 0.01, "3.2 µs a row");
     assert_eq!(source.level(), Level::Warning);
 }
+
+/// P2: when all indexes together are too far behind, the one that is farthest waits, and not the others.
+#[test]
+fn indexes_too_far_behind_spare_the_small() {
+    let mut source = Source::new(Config { unabsorbed_process_bytes_max: 24_000, ..config() });
+    source.rig.create("b", Durability::Sync);
+    let core = std::sync::Arc::clone(&source.rig.core);
+    let [large, small] = ["a", "b"].map(|name| core.space(name).unwrap());
+    while core.step_builder() {}
+    let commit = || {
+        for _ in 0..200 {
+            core.step_partition(0);
+            core.partitions[0].port.run_one();
+        }
+    };
+    for _ in 0..9 {
+        assert!(source.push());
+        commit();
+    }
+    source.rig.push("b", &[100_000, 100_001]).unwrap();
+    commit();
+    assert_eq!((large.tail_rows(), small.tail_rows()), (90, 2));
+    assert!(source.push(), "nobody has looked yet");
+    commit();
+    // One step links nothing of a batch yet, and counts.
+    core.step_builder();
+    assert!(large.tail_rows() > 50 && !source.push());
+    source.rig.push("b", &[100_002]).unwrap();
+    while core.step_builder() {}
+    assert!(source.push());
+}

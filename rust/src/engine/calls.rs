@@ -162,7 +162,17 @@ impl Core {
             self.wants_room.store(true, Ordering::Relaxed);
             return Some("the process holds too much that is not sealed yet");
         }
+        if self.is_too_far_behind(space) {
+            return Some("the process's indexes are too far behind");
+        }
         self.process_queue.refuses(waiting, bytes).then_some(PROCESS_QUEUE)
+    }
+
+    /// All indexes together hold too much that no graph answers for, and this one's part is above its share.
+    fn is_too_far_behind(&self, space: &Space) -> bool {
+        let (bytes, tails) = (self.unabsorbed.0.load(Ordering::Relaxed), self.unabsorbed.1.load(Ordering::Relaxed));
+        let max = self.config.unabsorbed_process_bytes_max;
+        bytes > max && space.tail_bytes() > max / tails.max(1)
     }
 
     /// What a caller is told that found no room in time.

@@ -63,6 +63,8 @@ pub struct Core {
     /// Bytes in all queues, and bytes of all spaces that are not sealed.
     pub process_queue: Pool,
     pub process_unsealed: Arc<Pool>,
+    /// Bytes of rows that no graph answers for yet, and how many spaces have some, as builders saw it last. Relaxed: an estimate.
+    pub(super) unabsorbed: (AtomicU64, AtomicU64),
     /// An admission was refused for what all spaces hold unsealed. Relaxed, like a space's own wish.
     pub(super) wants_room: AtomicBool,
     pub written: Written,
@@ -184,8 +186,15 @@ impl Core {
             space.drop_image(&self.tools(&space));
         }
         // Each has its turn.
-        let moved = self.spaces.all().iter().filter(|space| space.build_index(&self.tools(space))).count();
-        moved > 0
+        let (mut moved, mut bytes, mut tails) = (false, 0, 0);
+        for space in self.spaces.all() {
+            moved |= space.build_index(&self.tools(&space));
+            let tail = space.tail_bytes();
+            (bytes, tails) = (bytes + tail, tails + u64::from(tail > 0));
+        }
+        self.unabsorbed.0.store(bytes, Ordering::Relaxed);
+        self.unabsorbed.1.store(tails, Ordering::Relaxed);
+        moved
     }
 
     /// What work on a space's index needs.

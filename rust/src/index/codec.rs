@@ -39,6 +39,8 @@ pub(super) struct Coded {
 
 /// What a row's bytes leave out: factor, bias and weighted norm.
 pub(super) const FACTORS: usize = 3;
+/// Bytes that a row takes beside its codes: generation, death, factors, links, place in the tree.
+const HELD_BESIDE: usize = 180;
 /// Words behind a row's bits: factor and spread, ones and bias.
 const BITS_FACTORS: usize = 2;
 
@@ -183,6 +185,12 @@ pub(super) fn block_factors(bits: &[u64]) -> [f32; BLOCK_FACTORS] {
     let tail = bits_tail(bits);
     let ([factor, spread], [ones, bias]) = (unpair(tail[0]), unpair(tail[1]));
     [f32::from_bits(factor), ones as f32, f32::from_bits(bias), f32::from_bits(spread)]
+}
+
+/// Bytes that a row with so many coordinates takes in an index, links included.
+pub fn held_bytes(dim: usize) -> usize {
+    let (padded, bits) = (dim.next_multiple_of(WIDTH), if dim >= BITS_DIM_MIN { 2 * (dim / 8 + 16) } else { 0 });
+    padded + bits + HELD_BESIDE
 }
 
 /// Bytes of a row with so many coordinates that a scan reads, but for those that pass.

@@ -69,6 +69,8 @@ pub struct Config {
     pub index_image_idle_ms: u64,
     /// Rows of a space that its graph does not answer for yet, at most (P2); fewer if looking through so many would take too long.
     pub index_tail_rows_max: u64,
+    /// Bytes that rows take in all indexes whose graphs do not answer for them yet; beyond it spaces with more than their share wait.
+    pub unabsorbed_process_bytes_max: u64,
     /// Picoseconds that looking through a byte of code takes; 0: measured at the start. Cores that looking through tails may take a quarter of.
     pub scan_picos: u64,
     pub cores: usize,
@@ -131,6 +133,7 @@ impl Default for Config {
             index_graph_rows_min: 4_096,
             index_image_idle_ms: 2_000,
             index_tail_rows_max: 2_000_000,
+            unabsorbed_process_bytes_max: 2048 * MIB,
             scan_picos: 0,
             cores: 2,
             provisional_percent: 10,
@@ -194,6 +197,7 @@ impl Config {
             "merge_files" => self.merge_files = size,
             "index_graph_rows_min" => self.index_graph_rows_min = size,
             "index_image_idle_ms" => self.index_image_idle_ms = value,
+            "unabsorbed_process_bytes_max" => self.unabsorbed_process_bytes_max = value,
             "index_tail_rows_max" => self.index_tail_rows_max = value,
             "provisional_percent" => self.provisional_percent = value,
             "provisional_ms" => self.provisional_ms = value,

@@ -22,7 +22,7 @@ use super::space::Space;
 use super::view::Part;
 use crate::env::Files;
 use crate::error::Error;
-use crate::index::Index;
+use crate::index::{Index, held_bytes};
 use crate::types::codec::Seed;
 use crate::types::{Config, Generation, SpaceOptions};
 
@@ -180,6 +180,11 @@ impl Space {
         let Some(answers) = &*answers else { return 0 };
         let rows = answers.index.rows();
         if rows < self.indexing.graph_rows_min { 0 } else { (rows - answers.index.linked().max(answers.given)) as u64 }
+    }
+
+    /// Bytes of those rows in the index.
+    pub fn tail_bytes(&self) -> u64 {
+        self.tail_rows() * held_bytes(self.options.dim as usize) as u64
     }
 
     /// Does a piece of work on the index; false if there is nothing to do. Any number of threads: linking is for all, the rest for one at a time.
