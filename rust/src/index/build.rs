@@ -20,7 +20,7 @@ use super::calibrate::{Trial, is_due};
 use super::codec::Coded;
 use super::graph::{Graph, LINKS, LINKS_BASE};
 use super::rows::Rows;
-use super::walk::{By, Scratch};
+use super::walk::Scratch;
 
 /// Candidates that a row's neighbours are chosen from.
 pub(super) const EF_CONSTRUCTION: usize = 48;
@@ -262,11 +262,11 @@ impl Builder<'_> {
         let level = self.level(row);
         let top = self.graph.entry().map(|(_, top)| top);
         let mut from: Vec<u32> = Vec::new();
-        from.extend(work.scratch.descend(self.graph, self.rows, &query, By::Bits, level));
+        from.extend(work.scratch.descend(self.graph, self.rows, &query, level));
         for level in (0..=level).rev() {
             work.scratch.beam.clear();
             if top.is_some_and(|top| level <= top) {
-                work.scratch.walk(self.graph, self.rows, &query, By::Bits, &from, level, EF_CONSTRUCTION);
+                work.scratch.walk(self.graph, self.rows, &query, &from, level, EF_CONSTRUCTION);
                 from.clear();
                 from.extend(work.scratch.beam.iter().map(|met| met.row));
             }

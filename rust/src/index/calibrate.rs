@@ -10,7 +10,7 @@ use super::codec::Coded;
 use super::graph::Graph;
 use super::rows::Rows;
 use super::scan::{Stretch, Visible};
-use super::walk::{By, Scratch};
+use super::walk::Scratch;
 use crate::error::Error;
 use crate::types::{Generation, Metric};
 
@@ -110,9 +110,9 @@ impl Trial {
         let mut found = 0;
         for (ef, (sum, squares)) in LADDER.iter().zip(&mut self.shares) {
             if found < nearest
-                && let Some(from) = scratch.descend(graph, rows, &query, By::Bytes, 0)
+                && let Some(from) = scratch.descend(graph, rows, &query, 0)
             {
-                scratch.walk(graph, rows, &query, By::Bytes, &[from], 0, *ef);
+                scratch.walk(graph, rows, &query, &[from], 0, *ef);
                 let good = scratch.beam.iter().filter(|met| met.score >= worst && met.row as usize != cue);
                 found = good.take(nearest).count();
             }

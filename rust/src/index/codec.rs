@@ -8,7 +8,7 @@
 //! The metrics differ only in the row's weight and bias: cosine divides by the norm; L2 scores `2⟨q,x⟩ - |x|²`, which is `-|q-x|²` less
 //! the query's part; inner product takes the product. (Bits: RaBitQ, arXiv 2405.12497, section 3.)
 
-use engram_kernels::{Arena, BLOCK_FACTORS, PLANES, Rotation, WIDTH, encode, planes};
+use engram_kernels::{BLOCK_FACTORS, PLANES, Rotation, WIDTH, encode, planes};
 
 use crate::types::Metric;
 
@@ -172,12 +172,6 @@ impl Coded {
 #[inline]
 pub(super) fn bits_tail(bits: &[u64]) -> &[u64] {
     &bits[bits.len() - BITS_FACTORS..]
-}
-
-/// The same of a row in an arena.
-#[inline]
-pub(super) fn bits_tail_of(bits: &Arena<u64>, row: u32) -> &[u64] {
-    bits_tail(bits.row(row as usize))
 }
 
 /// Factor, ones, bias and spread of a row's bits, as estimates of blocks take them.

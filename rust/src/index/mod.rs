@@ -36,7 +36,7 @@ pub use renew::Renewal;
 use rows::Rows;
 use scan::Stretch;
 pub use scan::{Visible, scan_picos};
-use walk::{By, Scratch};
+use walk::Scratch;
 
 use crate::error::Error;
 use crate::types::{Generation, Metric};
@@ -197,10 +197,10 @@ impl Index {
         };
         let mut ef = width.max(k + k / 2);
         while ef.saturating_mul(SCAN_SHARE) < linked {
-            let Some(from) = room.scratch.descend(&self.graph, &self.rows, query, By::Bytes, 0) else {
+            let Some(from) = room.scratch.descend(&self.graph, &self.rows, query, 0) else {
                 break;
             };
-            room.scratch.walk(&self.graph, &self.rows, query, By::Bytes, &[from], 0, ef);
+            room.scratch.walk(&self.graph, &self.rows, query, &[from], 0, ef);
             let (mut found, mut returned) = (Candidates::new(k), 0);
             for met in room.scratch.beam.iter().filter(|met| (met.row as usize) < linked) {
                 returned += usize::from(self.rows.offer(met.row, met.score, query, visible, &mut found)?);

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use engram_kernels::{Arena, BLOCK, BLOCK_BITS_MAX, BLOCK_FACTORS, transpose};
 
 use super::codec::{Codec, Draft, FACTORS, block_factors};
-use super::walk::By;
 use crate::types::{Generation, Metric};
 
 pub(super) struct Rows {
@@ -116,14 +115,9 @@ impl Rows {
 
     /// Asks for the code by which a row will be scored.
     #[inline]
-    pub(super) fn prefetch(&self, row: u32, by: By) {
-        match (by, &self.bits) {
-            (By::Bits, Some(bits)) => bits.prefetch(row as usize),
-            _ => {
-                self.bytes.prefetch(row as usize);
-                self.factors.prefetch(row as usize);
-            }
-        }
+    pub(super) fn prefetch(&self, row: u32) {
+        self.bytes.prefetch(row as usize);
+        self.factors.prefetch(row as usize);
     }
 
     /// How many rows have a generation ≤ `upto`.

@@ -3,9 +3,9 @@
 //! The beam holds the `ef` best rows met, in order; the best that was not followed yet is followed next, until all were. Deaths, births and filters play no
 //! part here: a walk passes over rows that may not be returned.
 
-use engram_kernels::{bytes_products_of, planes_products_of};
+use engram_kernels::bytes_products_of;
 
-use super::codec::{Coded, bits_tail_of};
+use super::codec::Coded;
 use super::graph::Graph;
 use super::rows::Rows;
 
@@ -59,33 +59,15 @@ pub(super) struct Scratch {
     fresh: Vec<u32>,
     scores: Vec<f32>,
     products: Vec<i32>,
-    ones: Vec<u32>,
-}
-
-/// By which code rows are scored on the way.
-#[derive(Clone, Copy)]
-pub(super) enum By {
-    Bytes,
-    Bits,
 }
 
 impl Scratch {
-    fn score(&mut self, rows: &Rows, query: &Coded, by: By) {
+    fn score(&mut self, rows: &Rows, query: &Coded) {
+        self.products.resize(self.fresh.len(), 0);
+        bytes_products_of(&query.bytes, &rows.bytes, &self.fresh, &mut self.products);
+        let all = self.products.iter().zip(&self.fresh);
         self.scores.clear();
-        match (by, &rows.bits) {
-            (By::Bits, Some(bits)) => {
-                self.ones.resize(self.fresh.len(), 0);
-                planes_products_of(&query.planes, bits, &self.fresh, &mut self.ones);
-                let all = self.ones.iter().zip(&self.fresh);
-                self.scores.extend(all.map(|(product, row)| query.by_bits(*product, bits_tail_of(bits, *row)).0));
-            }
-            _ => {
-                self.products.resize(self.fresh.len(), 0);
-                bytes_products_of(&query.bytes, &rows.bytes, &self.fresh, &mut self.products);
-                let all = self.products.iter().zip(&self.fresh);
-                self.scores.extend(all.map(|(product, row)| query.by_bytes(*product, rows.factors.row(*row as usize))));
-            }
-        }
+        self.scores.extend(all.map(|(product, row)| query.by_bytes(*product, rows.factors.row(*row as usize))));
     }
 
     /// Takes a row into the beam, if it is good enough; where it stands.
@@ -103,16 +85,7 @@ impl Scratch {
     }
 
     /// Walks level `level` from `from`; the beam holds the `ef` best of what was met.
-    pub(super) fn walk(
-        &mut self,
-        graph: &Graph,
-        rows: &Rows,
-        query: &Coded,
-        by: By,
-        from: &[u32],
-        level: usize,
-        ef: usize,
-    ) {
+    pub(super) fn walk(&mut self, graph: &Graph, rows: &Rows, query: &Coded, from: &[u32], level: usize, ef: usize) {
         self.visited.begin(rows.len());
         self.barred.map(|row| self.visited.add(row));
         self.beam.clear();
@@ -122,7 +95,7 @@ impl Scratch {
                 self.fresh.push(*row);
             }
         }
-        self.score(rows, query, by);
+        self.score(rows, query);
         for i in 0..self.fresh.len() {
             self.meet(self.scores[i], self.fresh[i], ef);
         }
@@ -140,11 +113,11 @@ impl Scratch {
             self.fresh.clear();
             for to in graph.links(row, level) {
                 if self.visited.add(to) {
-                    rows.prefetch(to, by);
+                    rows.prefetch(to);
                     self.fresh.push(to);
                 }
             }
-            self.score(rows, query, by);
+            self.score(rows, query);
             for i in 0..self.fresh.len() {
                 let at = self.meet(self.scores[i], self.fresh[i], ef);
                 if at <= next {
@@ -165,7 +138,7 @@ impl Scratch {
     ) -> impl Iterator<Item = u32> + '_ {
         self.fresh.clear();
         self.fresh.extend_from_slice(of);
-        self.score(rows, query, By::Bits);
+        self.score(rows, query);
         self.beam.clear();
         for i in 0..self.fresh.len() {
             self.meet(self.scores[i], self.fresh[i], most);
@@ -174,10 +147,10 @@ impl Scratch {
     }
 
     /// From the entry down to level `to`: the best row met on the way.
-    pub(super) fn descend(&mut self, graph: &Graph, rows: &Rows, query: &Coded, by: By, to: usize) -> Option<u32> {
+    pub(super) fn descend(&mut self, graph: &Graph, rows: &Rows, query: &Coded, to: usize) -> Option<u32> {
         let (mut at, top) = graph.entry()?;
         for level in (to + 1..=top).rev() {
-            self.walk(graph, rows, query, by, &[at], level, 1);
+            self.walk(graph, rows, query, &[at], level, 1);
             at = self.beam.first()?.row;
         }
         Some(at)
