@@ -40,9 +40,10 @@ class OnDisk:
     """A directory with an engine and a space; the engine is open between setup and teardown."""
 
     durability = "sync"
+    limits: dict[str, int] | None = None
 
     def open(self) -> None:
-        self.engine = engram.open(self.directory, durability=self.durability)
+        self.engine = engram.open(self.directory, durability=self.durability, limits=self.limits)
         self.space = self.engine.space("notes", dim=sample().vectors.shape[1])
 
     def setup(self, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from . import OnDisk, fill, rows
@@ -52,3 +53,32 @@ class Reopen(OnDisk):
         ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(self.directory))
         assert rows() > 0
         return float(ran.stdout)
+
+
+class ReopenIndex(OnDisk):
+    """Until the graph answers for every row again: read from its image, or made of the rows."""
+
+    params = ("image", "rows")
+    param_names = ("from",)
+    durability = "os"
+    limits = {"index_graph_rows_min": 0, "index_image_idle_ms": 10}  # noqa: RUF012
+    number = 1
+    rounds = 1
+    repeat = 3
+    warmup_time = 0
+
+    def setup(self, source: str) -> None:
+        super().setup()
+        fill(self.space, texts=False)
+        self.space.wait_absorbed()
+        # It is not written again for an eighth more.
+        while self.space.stats()["index_imaged"] * 8 <= rows() * 7:
+            time.sleep(0.02)
+        self.engine.close()
+        if source == "rows":
+            for image in Path(self.directory).rglob("*.index"):
+                image.unlink()
+
+    def time_reopen_to_absorbed(self, source: str) -> None:
+        self.open()
+        self.space.wait_absorbed()
