@@ -166,13 +166,13 @@ def test_an_image_spares_the_building(tmp_path: Path) -> None:
             assert space.stats()["index_rebuilt"] == rebuilt
             assert recall(space, rows[:50]) >= 0.95
             wait_until(lambda: space.stats()["index_imaged"] == space.stats()["index_linked"])
-            return space.recall_batch(rows[:50], k=K)
+            return space.recall_batch(rows[:50], k=K, target_recall=1.0)
 
     with engram.open(tmp_path / "d", limits=limits) as engine:
         space = engine.space("s", dim=384)
         space.observe_batch(vectors=rows)
         wait_until(lambda: space.stats()["index_imaged"] == len(rows))
-        first = space.recall_batch(rows[:50], k=K)
+        first = space.recall_batch(rows[:50], k=K, target_recall=1.0)
     (image,) = (tmp_path / "d").rglob("*.index")
     np.testing.assert_array_equal(opened(0), first)
     image.unlink()

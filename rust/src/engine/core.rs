@@ -63,6 +63,8 @@ pub struct Core {
     /// Bytes in all queues, and bytes of all spaces that are not sealed.
     pub process_queue: Pool,
     pub process_unsealed: Arc<Pool>,
+    /// An image of some index is being written.
+    pub(super) writing: AtomicBool,
     /// Bytes of rows that no graph answers for yet, and how many spaces have some, as builders saw it last. Relaxed: an estimate.
     pub(super) unabsorbed: (AtomicU64, AtomicU64),
     /// An admission was refused for what all spaces hold unsealed. Relaxed, like a space's own wish.
@@ -176,8 +178,14 @@ impl Core {
 
     /// One step of writing images of indexes; true if it moved.
     pub(super) fn write_images(&self) -> bool {
+        // Whoever begins one says so; with none there is nothing to look for.
+        if !self.writing.swap(false, Ordering::AcqRel) {
+            return false;
+        }
         let write = |space: &Arc<Space>| space.write_index(&Tools { writes: true, ..self.tools(space) });
-        self.spaces.all().iter().filter(|space| write(space)).count() > 0
+        let writes = self.spaces.all().iter().filter(|space| write(space)).count() > 0;
+        self.writing.fetch_or(writes, Ordering::AcqRel);
+        writes
     }
 
     /// One step of building indexes, a piece of each space's; true if it moved.
@@ -200,7 +208,15 @@ impl Core {
     /// What work on a space's index needs.
     pub fn tools(&self, space: &Space) -> Tools<'_> {
         let dir = &self.partitions[space.options.partition.0 as usize].dir;
-        Tools { files: &*self.env.files, seed: self.seed, dir, config: &self.config, now: self.now(), writes: false }
+        Tools {
+            files: &*self.env.files,
+            seed: self.seed,
+            dir,
+            config: &self.config,
+            now: self.now(),
+            writes: false,
+            writing: &self.writing,
+        }
     }
 
     /// Everything pushed is answered, everything answered is on the disk, and no I/O is under way.

@@ -114,6 +114,7 @@ impl Core {
             process_queue: Pool::new(config.queue_process_bytes_max),
             process_unsealed,
             wants_room: false.into(),
+            writing: false.into(),
             unabsorbed: Default::default(),
             seed,
             directory_id: manifest.id,

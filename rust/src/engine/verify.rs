@@ -87,10 +87,17 @@ fn verify_locked(env: &Env) -> Result<Verdict, Error> {
         check_older_log(&*env.files, read.seed, partition, &mut verdict)?;
         verdict.files += partition.log.segments.len() as u64;
     }
-    let config = Config::default();
+    let (config, writing) = (Config::default(), false.into());
     for partition in read.partitions {
-        let tools =
-            Tools { files: &*env.files, seed: read.seed, dir: &partition.dir, config: &config, now: 0, writes: false };
+        let tools = Tools {
+            files: &*env.files,
+            seed: read.seed,
+            dir: &partition.dir,
+            config: &config,
+            now: 0,
+            writes: false,
+            writing: &writing,
+        };
         for space in partition.spaces.into_values().map(seated) {
             verdict.spaces += 1;
             verdict.memories += space.view().memories();

@@ -170,6 +170,7 @@ impl Space {
     /// The image goes, and there is no other before all that died up to now has left the index (K3).
     pub fn purge_index(&self, tools: &Tools<'_>) -> Result<(), Error> {
         self.indexing.purging.fetch_max(self.watermark().0.max(1), Ordering::AcqRel);
+        self.indexing.rests_until.store(0, Ordering::Relaxed);
         let mut work = self.indexing.work.lock();
         if let super::work::Work::Writing(writing) = &mut *work {
             writing.abandon(tools);

@@ -9,7 +9,7 @@ mod image;
 mod start;
 mod work;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -26,6 +26,9 @@ use crate::index::{Index, held_bytes};
 use crate::types::codec::Seed;
 use crate::types::{Config, Generation, SpaceOptions};
 
+/// A space whose index has nothing to do is looked at again after so long, or when something was written.
+const REST_MS: u64 = 250;
+
 /// What the work on indexes needs of the engine.
 #[derive(Clone, Copy)]
 pub struct Tools<'a> {
@@ -38,6 +41,8 @@ pub struct Tools<'a> {
     pub now: u64,
     /// Who asks is here to write images; others go on without them.
     pub writes: bool,
+    /// An image is being written.
+    pub writing: &'a AtomicBool,
 }
 
 /// An index that answers.
@@ -59,6 +64,9 @@ pub(super) struct Indexing {
     /// Rows that the image on the disk has. Relaxed, like the next: statistics.
     imaged: AtomicU64,
     rebuilt: AtomicU64,
+    /// There was nothing to do at this generation, and need not be looked for before this time. Relaxed: wrong, it costs a look, or a moment.
+    rests_at: AtomicU64,
+    rests_until: AtomicU64,
     /// Linked rows that the rate knows of.
     counted: AtomicU64,
     /// Rows cannot be read: it never will answer.
@@ -75,6 +83,8 @@ impl Indexing {
             purging: AtomicU64::new(0),
             imaged: AtomicU64::new(0),
             rebuilt: AtomicU64::new(0),
+            rests_at: AtomicU64::new(u64::MAX),
+            rests_until: AtomicU64::new(0),
             counted: AtomicU64::new(0),
             unfit: OnceLock::new(),
             graph_rows_min: config.index_graph_rows_min,
@@ -169,9 +179,13 @@ impl Space {
         *self.indexing.work.lock() = Work::Resting(work::Rest::default());
     }
 
-    /// A step of writing the image, if one is being written.
+    /// A step of writing the image, if one is being written; whether one is, or may be: somebody is at the index.
     pub fn write_index(&self, tools: &Tools<'_>) -> bool {
-        self.indexing.work.try_lock().is_some_and(|work| matches!(*work, Work::Writing(_))) && self.work_on_index(tools)
+        let writes = self.indexing.work.try_lock().map(|work| matches!(*work, Work::Writing(_)));
+        if writes == Some(true) {
+            self.work_on_index(tools);
+        }
+        writes.unwrap_or(true)
     }
 
     /// Rows that came since the index answers, and that its graph does not answer for.
@@ -189,11 +203,28 @@ impl Space {
 
     /// Does a piece of work on the index; false if there is nothing to do. Any number of threads: linking is for all, the rest for one at a time.
     pub fn build_index(&self, tools: &Tools<'_>) -> bool {
+        let (generation, indexing) = (self.watermark().0, &self.indexing);
+        let rests = indexing.rests_at.load(Ordering::Relaxed) == generation;
+        if rests && tools.now < indexing.rests_until.load(Ordering::Relaxed) {
+            return false;
+        }
+        let (moved, busy) = self.build_some(tools);
+        if !moved && !busy {
+            let rest = REST_MS.min(tools.config.index_image_idle_ms.max(1)) * 1_000_000;
+            indexing.rests_until.store(tools.now + rest, Ordering::Relaxed);
+        }
+        indexing.rests_at.store(if moved || busy { u64::MAX } else { generation }, Ordering::Relaxed);
+        moved
+    }
+
+    /// Whether it moved, and whether somebody else is at it.
+    fn build_some(&self, tools: &Tools<'_>) -> (bool, bool) {
         self.count_recalls(tools.now);
         let worked = self.work_on_index(tools);
+        let (worked, busy) = (worked.unwrap_or(false), worked.is_none());
         let answers = self.indexing.answers.load_full();
         let Some(answers) = answers.filter(|answers| answers.index.rows() >= self.indexing.graph_rows_min) else {
-            return worked;
+            return (worked, busy);
         };
         let built = answers.index.build();
         let linked = answers.index.linked() as u64;
@@ -206,6 +237,6 @@ impl Space {
                 self.gate.wake();
             }
         }
-        worked | built
+        (worked | built, busy)
     }
 }

@@ -49,12 +49,14 @@ pub(super) struct Renewing {
 }
 
 impl Space {
-    pub(super) fn work_on_index(&self, tools: &Tools<'_>) -> bool {
-        let Some(mut work) = self.indexing.work.try_lock() else { return false };
-        if self.indexing.unfit.get().is_some() {
-            return false;
-        }
-        match &mut *work {
+    /// Whether it moved; None: somebody else is at it.
+    pub(super) fn work_on_index(&self, tools: &Tools<'_>) -> Option<bool> {
+        let mut work = self.indexing.work.try_lock()?;
+        Some(self.indexing.unfit.get().is_none() && self.step_work(&mut work, tools))
+    }
+
+    fn step_work(&self, work: &mut Work, tools: &Tools<'_>) -> bool {
+        match work {
             Work::Reading(reading) => {
                 if let Some(filling) = self.read_image(reading, tools) {
                     *work = Work::Filling(filling);
@@ -90,7 +92,10 @@ impl Space {
                     return true;
                 }
                 match self.image_due(&answers.index, &mut rest.image, tools) {
-                    Some(writing) => *work = Work::Writing(Box::new(writing)),
+                    Some(writing) => {
+                        *work = Work::Writing(Box::new(writing));
+                        tools.writing.store(true, Ordering::Release);
+                    }
                     None => return false,
                 }
                 true
