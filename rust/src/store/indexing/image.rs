@@ -136,7 +136,8 @@ impl Space {
             return None;
         }
         let grown = linked.abs_diff(imaged);
-        let rests = tools.now - due.since >= idle && linked == index.rows();
+        // Another thread's clock may have been read later.
+        let rests = tools.now.saturating_sub(due.since) >= idle && linked == index.rows();
         if linked < 2 * imaged && !(rests && grown * GROWN_SHARE >= linked) {
             return None;
         }

@@ -137,7 +137,11 @@ impl Space {
     pub fn indexed(&self) -> (u64, u64) {
         let answers = self.indexing.answers.load_full().map(|answers| Arc::clone(&answers.index));
         let index = answers.or_else(|| self.indexing.next.load_full());
-        index.map_or((0, 0), |index| (index.rows() as u64, index.linked() as u64))
+        // In this order: rows may come, and be linked, in between.
+        index.map_or((0, 0), |index| {
+            let linked = index.linked() as u64;
+            (index.rows() as u64, linked)
+        })
     }
 
     /// Rows that the image on the disk has, and how often an index had to be made from the rows for want of one.
@@ -192,8 +196,10 @@ impl Space {
     pub fn tail_rows(&self) -> u64 {
         let answers = self.indexing.answers.load();
         let Some(answers) = &*answers else { return 0 };
+        // In this order: rows may come, and be linked, in between.
+        let linked = answers.index.linked().max(answers.given);
         let rows = answers.index.rows();
-        if rows < self.indexing.graph_rows_min { 0 } else { (rows - answers.index.linked().max(answers.given)) as u64 }
+        if rows < self.indexing.graph_rows_min { 0 } else { (rows - linked) as u64 }
     }
 
     /// Bytes of those rows in the index.
