@@ -305,38 +305,44 @@ impl Builder<'_> {
     fn choose(&self, row: u32, near: &mut Vec<u32>, most: usize, products: &mut Vec<i32>) {
         let scored = self.scored(row, near, products);
         near.clear();
-        self.take(scored, near, most);
+        self.take(row, scored, near, most);
     }
 
     /// Takes from behind the first `kept` of `near` neighbours for `row` besides those, until it has `most`; nearest first.
     pub(super) fn complete(&self, row: u32, near: &mut Vec<u32>, kept: usize, most: usize, products: &mut Vec<i32>) {
         let others = self.scored(row, &near[kept..], products);
         near.truncate(kept);
-        self.take(others, near, most);
+        self.take(row, others, near, most);
         let sorted = self.scored(row, near, products);
         near.clear();
         near.extend(sorted.iter().map(|(_, to)| *to));
     }
 
-    fn take(&self, scored: Vec<(f32, u32)>, near: &mut Vec<u32>, most: usize) {
+    fn take(&self, row: u32, scored: Vec<(f32, u32)>, near: &mut Vec<u32>, most: usize) {
+        let is_copy = |to: u32| self.rows.bytes.row(to as usize) == self.rows.bytes.row(row as usize);
+        // One copy of the row's own vector is enough, and stands before nobody: it is as near to all as the row is.
+        let mut copy = near.iter().copied().find(|to| is_copy(*to));
         for (score, to) in scored.into_iter().take(EF_CONSTRUCTION) {
             if near.len() == most {
                 break;
             }
-            if !self.is_behind(to, score, near) {
+            let taken = if is_copy(to) { copy.is_none() } else { !self.is_behind(to, score, near, copy) };
+            if taken {
                 near.push(to);
+                copy = copy.or_else(|| is_copy(to).then_some(to));
             }
         }
     }
 
     /// Whether a row is at least as near to one of `taken` as its score says.
-    fn is_behind(&self, row: u32, score: f32, taken: &[u32]) -> bool {
+    fn is_behind(&self, row: u32, score: f32, taken: &[u32], but: Option<u32>) -> bool {
         let bytes = self.rows.bytes.row(row as usize);
         taken.chunks(ASKED).any(|some| {
             let mut products = [0; ASKED];
             let products = &mut products[..some.len()];
             bytes_products_of(bytes, &self.rows.bytes, some, products);
-            self.scores(row, some, products).any(|other| other >= score)
+            let behind = |(other, to): (f32, &u32)| other >= score && Some(*to) != but;
+            self.scores(row, some, products).zip(some).any(behind)
         })
     }
 

@@ -77,6 +77,10 @@ impl Scratch {
             return usize::MAX;
         }
         let at = self.beam.partition_point(|met| met.score >= score);
+        // Copies of one vector score alike: by the thousand they would leave no room for anything else.
+        if at.checked_sub((ef * 2 / 3).max(1)).is_some_and(|before| self.beam[before].score == score) {
+            return usize::MAX;
+        }
         if self.beam.len() >= ef {
             self.beam.pop();
         }
