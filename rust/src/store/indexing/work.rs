@@ -34,8 +34,8 @@ impl Default for Work {
 /// What was seen last, so that it need not be looked at again.
 #[derive(Default)]
 pub(super) struct Rest {
-    /// Dead rows, and before which generation, that were too few.
-    few: (usize, Generation),
+    /// Before which generation too few were dead, and up to where a purge wanted them gone: what dies later changes neither.
+    few: Option<(Generation, u64)>,
     pub(super) image: super::image::Due,
 }
 
@@ -113,7 +113,7 @@ impl Space {
         // In this order: who pins later pins no less.
         let watermark = self.watermark();
         let before = self.pins.oldest(tools.now, tools.config).map_or(watermark, |pin| pin.min(watermark));
-        if rest.few == (dead, before) {
+        if rest.few == Some((before, purging)) {
             return None;
         }
         let gone = index.dead_by(before);
@@ -124,7 +124,7 @@ impl Space {
         if enough(gone) || purges && gone > 0 {
             return Some(before);
         }
-        rest.few = (dead, before);
+        rest.few = Some((before, purging));
         None
     }
 
