@@ -436,3 +436,26 @@ fn the_dead_leave_the_index() {
     dropped.outcome().unwrap().unwrap();
     assert!(!kept.has_image());
 }
+
+/// O5: what was absorbed without a graph stays so when there are enough rows for one; it stands still until the graph passes it.
+#[test]
+fn absorbed_stands_still_until_the_graph_passes_it() {
+    let rig = Rig::new(Config { index_graph_rows_min: 50, ..Kept::config() });
+    rig.create("a", Durability::Sync);
+    let space = rig.core.space("a").unwrap();
+    let push = |first: u64| {
+        let ticket = rig.push("a", &(first..first + 40).collect::<Vec<_>>()).unwrap();
+        while ticket.outcome().is_none() {
+            rig.core.step_partition(0);
+            rig.core.partitions[0].port.run_one();
+            rig.core.step_maintenance();
+            rig.core.maintenance_port.run_one();
+        }
+    };
+    push(1);
+    assert_eq!(space.absorbed(), Generation(40));
+    push(41);
+    assert_eq!((space.absorbed(), space.indexed()), (Generation(40), (80, 0)));
+    while rig.core.step_builder() {}
+    assert_eq!((space.absorbed(), space.indexed()), (Generation(80), (80, 80)));
+}

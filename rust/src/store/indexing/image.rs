@@ -130,7 +130,7 @@ impl Space {
         if linked != due.linked {
             (due.linked, due.since) = (linked, tools.now);
         }
-        let idle = tools.config.index_image_idle_ms * 1_000_000;
+        let idle = tools.config.index_image_idle_ms.saturating_mul(1_000_000);
         let barred = idle == 0 || self.indexing.purging.load(Ordering::Acquire) > 0 || tools.now < due.retry_at;
         if barred || linked == 0 || linked < self.indexing.graph_rows_min || self.is_fenced() {
             return None;
@@ -156,7 +156,8 @@ impl Space {
             }
             Err(_) => {
                 writing.abandon(tools);
-                Some(Due { retry_at: tools.now + tools.config.maintenance_retry_ms * 1_000_000, ..Due::default() })
+                let pause = tools.config.maintenance_retry_ms.saturating_mul(1_000_000);
+                Some(Due { retry_at: tools.now.saturating_add(pause), ..Due::default() })
             }
         }
     }

@@ -67,6 +67,8 @@ pub(super) struct Indexing {
     /// There was nothing to do at this generation, and need not be looked for before this time. Relaxed: wrong, it costs a look, or a moment.
     rests_at: AtomicU64,
     rests_until: AtomicU64,
+    /// What was absorbed while there was no graph stays so (O5): it stands still until the graph passes it.
+    stood: AtomicU64,
     /// Linked rows that the rate knows of.
     counted: AtomicU64,
     /// Rows cannot be read: it never will answer.
@@ -85,6 +87,7 @@ impl Indexing {
             rebuilt: AtomicU64::new(0),
             rests_at: AtomicU64::new(u64::MAX),
             rests_until: AtomicU64::new(0),
+            stood: AtomicU64::new(0),
             counted: AtomicU64::new(0),
             unfit: OnceLock::new(),
             graph_rows_min: config.index_graph_rows_min,
@@ -157,7 +160,10 @@ impl Space {
     /// Up to where the index answers without looking through a tail (O5). A space without a graph counts as absorbed.
     pub fn absorbed(&self) -> Generation {
         let watermark = self.watermark();
-        self.first_unabsorbed().map_or(watermark, |first| watermark.min(Generation(first.0 - 1)))
+        let Some(first) = self.first_unabsorbed() else {
+            return Generation(self.indexing.stood.fetch_max(watermark.0, Ordering::AcqRel).max(watermark.0));
+        };
+        watermark.min(Generation((first.0 - 1).max(self.indexing.stood.load(Ordering::Acquire))))
     }
 
     /// The first row that the index does not answer for but by looking through its tail; 1 while none answers.
