@@ -95,6 +95,11 @@ campaign: $(STAMPS)/installed-ci | check-debian ## the long forms of the same te
 	cargo test --workspace --locked --profile ci --features engram-core/chaos
 	$(BIN)/python -m pytest --timeout=0 $(ARGS)
 
+.PHONY: safety
+safety: $(STAMPS)/python | check-rust ## AVX-512 kernels under Miri, whatever the CPU; AddressSanitizer (nightly Rust)
+	@rm -f $(STAMPS)/timings
+	@tools/safety.sh; status=$$?; $(PHASE) --table; exit $$status
+
 .PHONY: lock
 lock: | check-python ## resolve the dev dependencies anew into requirements-dev.lock
 	tools/lock.sh "$(PYTHON)"

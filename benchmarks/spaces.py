@@ -1,6 +1,6 @@
 """The same rows over 1 to 64 spaces, in all partitions and in one; and the alternative: threads that share one graph.
 
-    python benchmarks/spaces.py [--rows N] [--json]
+    python benchmarks/spaces.py [--rows N] [--json] [--plot FILE.svg]
 
 Real rows; as many feeding threads as cores, batches of 256, `os`, graphs from the first row; then 1,000 spaces of 1,000
 rows each. Of each: rows a second appended, and absorbed (the callers help), and recall@10 in the first space. hnswlib
@@ -16,9 +16,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plots
 from rich.console import Console
 from rich.table import Table
 
@@ -105,17 +107,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The same rows over many spaces.")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plot", type=Path, help="an SVG file: rows a second over spaces, and over threads")
     arguments = parser.parse_args()
     sample = load_full() or load_sample()
     rows, cues = (m.astype(np.float32) for m in (sample.vectors[: arguments.rows], sample.query_vectors[:200]))
     rows, cues = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in (rows, cues))
     first = {"index_graph_rows_min": 0}
-    lines = {f"{spaces} spaces": spread(rows, cues, spaces, first) for spaces in SPACES}
+    own = {spaces: spread(rows, cues, spaces, first) for spaces in SPACES}
+    lines = {f"{spaces} spaces": line for spaces, line in own.items()}
     lines["64 spaces, one partition"] = spread(rows, cues, 64, {**first, "partitions": 1})
     many = np.tile(rows, (20, 1))[:1_000_000]  # no row twice in one space
     lines[f"{len(many) // 1_000:,} spaces of 1,000"] = spread(many, cues, max(1, len(many) // 1_000), {})
-    for threads in THREADS:
-        lines |= {f"{name}, one graph, {threads} threads": line for name, line in shared(rows, cues, threads).items()}
+    theirs = {threads: shared(rows, cues, threads) for threads in THREADS}
+    for threads, of in theirs.items():
+        lines |= {f"{name}, one graph, {threads} threads": line for name, line in of.items()}
+    if arguments.plot:
+        rate = "absorbed rows/s"
+        panels = {"spaces, engram": {"engram": {n: line[rate] for n, line in own.items()}}}
+        names = sorted({name for of in theirs.values() for name in of})
+        if names:
+            one = {name: {threads: theirs[threads][name][rate] for threads in THREADS} for name in names}
+            panels["threads into one shared graph"] = one
+        plots.rates(panels, f"{len(rows):,} rows, {CORES} cores", arguments.plot)
     if arguments.json:
         print(json.dumps({"machine": platform.platform(), "rows": len(rows), "lines": lines}))
         return

@@ -1,10 +1,12 @@
 """How fast an index is built while rows stream in, and how fast it answers, against libraries in the same run.
 
-    python benchmarks/compare/recall.py [--rows N] [--json]
+    python benchmarks/compare/recall.py [--rows N] [--json] [--plot FILE.svg]
 
 Real rows: the full set where `load_full` finds it, else the bundled sample. engram streams batches of 256 into a space
 with its graph from the first row, and is timed until everything is absorbed; libraries add all rows at once with 2
-threads (M = 16, efConstruction = 64). Queries on one thread, all as one matrix; recall@10 against the exact answers.
+threads (M = 16, efConstruction = 64). Queries on one thread, all as one matrix; recall@10 against the exact answers;
+of engram when everything is absorbed, and again when its image is on the disk and it was opened from that. In another
+pass recall is taken at each tenth of the stream, of what is settled then.
 hnswlib, usearch, faiss and rabitqlib's SymphonyQG are used where they are installed (`pip install --group compare`).
 """
 
@@ -12,9 +14,11 @@ import argparse
 import contextlib
 import json
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,9 @@ from rich.table import Table
 
 import engram
 from engram._sample import load_full, load_sample
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import plots
 
 K = 10
 THREADS = 2
@@ -72,27 +79,67 @@ def at(lines: list[dict[str, Any]], target: float) -> float | None:
     return None
 
 
-def with_engram(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """Stream, absorb, ask."""
-    limits = {"index_graph_rows_min": 0}
-    with tempfile.TemporaryDirectory() as scratch, engram.open(scratch, durability="os", limits=limits) as engine:
+def image(directory: str) -> float:
+    """Wait until the image of the index is no more replaced; returns when it was written."""
+    last = 0.0
+    for _ in range(15):
+        time.sleep(4)  # twice what an index rests before it writes
+        before, last = last, max((p.stat().st_mtime for p in Path(directory).glob("*/index/*.index")), default=0.0)
+        if 0 < before == last:
+            break
+    return last
+
+
+def settled(rows: np.ndarray, cues: np.ndarray) -> list[float]:
+    """Return recall@10 of what is settled at each tenth of a stream: against the exact answers up to there."""
+    tenths = []
+    with engram.open(limits={"index_graph_rows_min": 0}) as engine:
         space = engine.space("s", dim=rows.shape[1])
+        for tenth in np.array_split(rows, 10):
+            for first in range(0, len(tenth), 256):
+                space.observe_batch(vectors=tenth[first : first + 256])
+            shares = []
+            for cue in cues:
+                hits = space.recall(vector=cue, k=K, consistency="settled")
+                scores = np.sort(rows[: hits.absorbed] @ cue)[::-1][:K]
+                shares.append(np.mean([hit.score >= scores[-1] - 1e-6 for hit in hits]) if len(scores) else 1.0)
+            tenths.append(float(np.mean(shares)))
+    return tenths
+
+
+def with_engram(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Stream, absorb, ask; wait for the image, open from it, ask again."""
+    limits = {"index_graph_rows_min": 0}
+
+    def search(width: int | None) -> np.ndarray:
+        return space.recall_batch(cues, k=K, ef=width)[0].astype(np.int64) - 1
+
+    with tempfile.TemporaryDirectory() as scratch:
+        with engram.open(scratch, durability="os", limits=limits) as engine:
+            space = engine.space("s", dim=rows.shape[1])
+            begun = time.perf_counter()
+            for first in range(0, len(rows), 256):
+                space.observe_batch(vectors=rows[first : first + 256])
+            appended = time.perf_counter() - begun
+            space.wait_absorbed()
+            absorbed, standing = time.perf_counter() - begun, time.time()
+            result = {
+                "appended rows/s": len(rows) / appended,
+                "rows/s": len(rows) / absorbed,
+                "default": measure(search, truth, (None,))[0],
+                "lines": measure(search, truth, WIDTHS),
+            }
+            result["image stood after, s"] = image(scratch) - standing
         begun = time.perf_counter()
-        for first in range(0, len(rows), 256):
-            space.observe_batch(vectors=rows[first : first + 256])
-        appended = time.perf_counter() - begun
-        space.wait_absorbed()
-        absorbed = time.perf_counter() - begun
-
-        def search(width: int | None) -> np.ndarray:
-            return space.recall_batch(cues, k=K, ef=width)[0].astype(np.int64) - 1
-
-        return {
-            "appended rows/s": len(rows) / appended,
-            "rows/s": len(rows) / absorbed,
-            "default": measure(search, truth, (None,))[0],
-            "lines": measure(search, truth, WIDTHS),
-        }
+        with engram.open(scratch, limits=limits) as engine:
+            space = engine.space("s")
+            space.recall_batch(cues[:1], k=K)
+            answered = time.perf_counter() - begun
+            space.wait_absorbed()
+            result["reopened"] = {"first recall, s": answered, "index, s": time.perf_counter() - begun}
+            result["reopened"] |= {name: space.stats()[name] for name in ("index_imaged", "index_rebuilt")}
+            result["lines, reopened"] = measure(search, truth, WIDTHS)
+    return result
 
 
 def with_hnswlib(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -203,6 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plot", type=Path, help="an SVG file: queries a second over recall")
     arguments = parser.parse_args()
     sample = load_full() or load_sample()
     rows = np.ascontiguousarray(sample.vectors[: arguments.rows], np.float32)
@@ -217,6 +265,9 @@ def main() -> None:
         except ImportError:
             continue
         results[name]["at"] = {str(target): at(results[name]["lines"], target) for target in TARGETS}
+    results["engram"]["settled"] = settled(rows, cues[:100])
+    if arguments.plot:
+        plots.curves(results, f"{len(rows):,} rows, {rows.shape[1]} dimensions, cosine", arguments.plot)
     with contextlib.suppress(ImportError):
         results["single, µs"] = single(rows, cues)
     if arguments.json:
@@ -228,6 +279,11 @@ def main() -> None:
         speeds = [f"{speed:,.0f}" if (speed := result["at"][str(t)]) else "not reached" for t in TARGETS]
         table.add_row(name, f"{result['rows/s']:,.0f}", *speeds)
     Console().print(table)
+    own = results["engram"]
+    print(f"engram settled at each tenth: {', '.join(f'{share:.3f}' for share in own['settled'])}")
+    print(f"reopened: {own['reopened']}, image stood {own['image stood after, s']:.1f} s after it was absorbed;")
+    again = {str(t): round(at(own["lines, reopened"], t) or 0) for t in TARGETS}
+    print(f"          queries/s {again}")
     for name, (half, most) in calls.items():
         print(f"one {name} at {TARGETS[0]}: p50 {half:,.0f} µs, p99 {most:,.0f} µs")
 

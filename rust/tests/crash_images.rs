@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{End, Sim, judge, seeded, tiny};
+use common::{End, Sim, judge, seeded, tiny_of};
 use engram_core::env::{CrashModel, TraceOp};
 
 /// Distinct images wanted: a floor for every run, more in a campaign.
@@ -21,7 +21,7 @@ fn every_crash_image_holds_what_was_acknowledged() {
     let mut seed = 0;
     while distinct.len() < wanted() {
         seed += 1;
-        let mut sim = Sim::new(seed, tiny());
+        let mut sim = Sim::new(seed, tiny_of(seed));
         sim.open().unwrap();
         sim.run(700);
         let trace = sim.files.trace();
@@ -41,7 +41,7 @@ fn every_crash_image_holds_what_was_acknowledged() {
                     continue;
                 }
                 let again = (round == 2).then_some(seed * 1_000_000 + at as u64);
-                let verdict = judge(&image, &oracle, &tiny(), End::PowerCut, again);
+                let verdict = judge(&image, &oracle, &tiny_of(seed), End::PowerCut, again);
                 assert!(verdict.is_ok(), "seed {seed}, cut {at} after {op:?}: {}", verdict.unwrap_err());
             }
         }
@@ -53,7 +53,7 @@ fn every_crash_image_holds_what_was_acknowledged() {
 #[test]
 fn a_killed_process_loses_nothing_that_was_written() {
     for seed in 1..40 {
-        let mut sim = Sim::new(seed, tiny());
+        let mut sim = Sim::new(seed, tiny_of(seed));
         sim.open().unwrap();
         sim.run(500);
         let trace = sim.files.trace();
@@ -65,7 +65,7 @@ fn a_killed_process_loses_nothing_that_was_written() {
                 told = *n as usize;
             }
             if at % 7 == 0 {
-                let verdict = judge(&model.complete(), &sim.oracle.as_of(told), &tiny(), End::Kill, None);
+                let verdict = judge(&model.complete(), &sim.oracle.as_of(told), &tiny_of(seed), End::Kill, None);
                 assert!(verdict.is_ok(), "seed {seed}, cut {at} after {op:?}: {}", verdict.unwrap_err());
             }
         }

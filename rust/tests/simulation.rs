@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Sim, below, contents, tiny};
+use common::{Sim, below, contents, tiny_of};
 use engram_core::env::{Action, Operation, Rule, Site};
 
 fn seeds() -> u64 {
@@ -66,7 +66,7 @@ struct Ran {
 }
 
 fn run(seed: u64) -> Ran {
-    let mut sim = Sim::new(seed, tiny());
+    let mut sim = Sim::new(seed, tiny_of(seed));
     sim.open().unwrap();
     let (mut hash, merged) = life(&mut sim);
     let mut quarantined = sim.core().stats().quarantined;

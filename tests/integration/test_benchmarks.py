@@ -81,13 +81,21 @@ def test_comparison_runs_in_small(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_recall_comparison_runs_in_small() -> None:
-    script = ROOT / "benchmarks" / "compare" / "recall.py"
+def test_recall_comparison_runs_in_small(tmp_path: Path) -> None:
+    script, picture = ROOT / "benchmarks" / "compare" / "recall.py", tmp_path / "recall.svg"
     ran = subprocess.run(
-        [sys.executable, str(script), "--json", "--rows", "1500"], capture_output=True, text=True, check=False
+        [sys.executable, str(script), "--json", "--rows", "1500", "--plot", str(picture)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr
     engine = json.loads(ran.stdout)["engram"]
+    assert len(engine["settled"]) == 10
+    assert min(engine["settled"]) >= 0.95
+    assert (engine["reopened"]["index_imaged"], engine["reopened"]["index_rebuilt"]) == (1500, 0)
+    assert engine["image stood after, s"] > 0
+    assert ">engram</text>" in picture.read_text()
     assert engine["default"]["recall"] >= 0.95
     assert engine["rows/s"] > 0
     assert engine["at"]["0.95"] > 0
@@ -114,11 +122,16 @@ def test_cases_run_in_small() -> None:
         assert line.get("sound", True), line
 
 
-def test_databases_and_spaces_run_in_small() -> None:
-    for script, more in {"compare/databases.py": ["--only", "engram"], "spaces.py": []}.items():
+def test_databases_and_spaces_run_in_small(tmp_path: Path) -> None:
+    picture = tmp_path / "spaces.svg"
+    for script, more in {
+        "compare/databases.py": ["--only", "engram"],
+        "spaces.py": ["--plot", str(picture)],
+    }.items():
         command = [sys.executable, str(ROOT / "benchmarks" / script), "--json", "--rows", "2000", *more]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
         figures = json.loads(ran.stdout)
         for line in figures["lines"].values() if "lines" in figures else [figures["engram"]]:
             assert line["recall"] >= 0.9, line
+    assert "rows/s absorbed" in picture.read_text()

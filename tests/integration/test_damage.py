@@ -2,12 +2,15 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import engram
+
+pytestmark = pytest.mark.usefixtures("both_graphs")
 
 ROWS = 300
 DIM = 16
@@ -29,7 +32,7 @@ def build(path: Path, sealed: bool) -> None:
 
 
 @pytest.fixture(scope="module", params=["log", "sealed"])
-def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(request: pytest.FixtureRequest, both_graphs: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("original") / "d"
     build(path, request.param == "sealed")
     return path
@@ -69,8 +72,7 @@ def honest(path: Path) -> bool:
         else:
             assert answer == expected
 
-    with engram.open(path) as engine:
-        space = engine.space("s")
+    def read() -> None:
         ask(lambda: len(space), ROWS)
         ask(lambda: space.recall_batch(rows[::7], k=1)[0][:, 0].tolist(), list(range(1, ROWS + 1, 7)))
         ask(lambda: [memory.text for memory in space.list()], [f"text {row}" for row in range(ROWS)])
@@ -78,6 +80,16 @@ def honest(path: Path) -> bool:
             ask(lambda row=row: getattr(space.get(row + 1), "text", None), f"text {row}")  # type: ignore[misc]
         if refused:
             assert engine.report["damage"] or space.stats()["degraded"]
+
+    # From the log, from what is made of it, and after a start from that.
+    for _ in range(2):
+        with engram.open(path) as engine:
+            space = engine.space("s")
+            read()
+            for _ in range(2):
+                with suppress(engram.EngramError):
+                    engine.checkpoint()
+                read()
     return refused
 
 

@@ -11,6 +11,8 @@ import pytest
 
 import engram
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 LIMITS = {"partitions": 1, "segment_bytes_first": 1 << 20, "segment_bytes_max": 1 << 20}
 
 

@@ -11,6 +11,8 @@ import pytest
 import engram
 from property.engine_child import EngineChild
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 LIMITS: dict[str, int] = {
     "partitions": 1,
     "segment_bytes_first": 65_536,

@@ -10,10 +10,13 @@ import pytest
 
 import engram
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 LIMITS = {"partitions": 1}
 OPENS = """
 import sys
 import engram
+
 with engram.open(sys.argv[1], limits={"partitions": 1}) as engine:
     print(engine.report["quarantined"])
 """

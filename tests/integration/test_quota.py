@@ -8,6 +8,8 @@ import pytest
 
 import engram
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 
 def test_a_quota_is_kept_and_refuses(tmp_path: Path) -> None:
     with engram.open(tmp_path / "d") as engine:

@@ -12,6 +12,8 @@ import engram
 from conftest import CAMPAIGN
 from engram.testing import conditions, matches, metadata
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 NAMES = st.sampled_from(["a", "b", "c", "a.b", "b.a", "c.a.b", ""])
 SMALL = (
     st.none()
@@ -35,7 +37,7 @@ ROWS = st.lists(
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[engram.Engine]:
+def engine(both_graphs: None) -> Iterator[engram.Engine]:
     with engram.open(limits={"idle_close_ms": 1}) as opened:
         yield opened
 

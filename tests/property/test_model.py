@@ -19,7 +19,6 @@ from property.engine_child import EngineChild, Refused
 DIM = 3
 NAMES = ("a", "b", "c")
 LIMITS = {
-    "index_graph_rows_min": 0,
     "partitions": 2,
     "segment_bytes_first": 16_384,
     "segment_bytes_max": 65_536,
@@ -104,9 +103,11 @@ class EngineAgainstModel(RuleBasedStateMachine):
         self.last_ids: dict[str, int] = {}
         self.padding = 0
 
-    @initialize()
-    def start(self) -> None:
-        assert self.child.call("open", self.path, LIMITS)["created"]
+    @initialize(graph=st.booleans())
+    def start(self, graph: bool) -> None:
+        """With a graph from the first row, or as users have it."""
+        self.limits = LIMITS | ({"index_graph_rows_min": 0} if graph else {})
+        assert self.child.call("open", self.path, self.limits)["created"]
 
     def teardown(self) -> None:
         self.child.kill()
@@ -297,7 +298,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
     def reopen(self) -> None:
         """A clean end loses nothing in any mode, and renews nothing."""
         self.child.call("close")
-        report = self.child.call("open", self.path, LIMITS)
+        report = self.child.call("open", self.path, self.limits)
         assert (report["torn_bytes"], report["renewed"]) == (0, [])
         self.opened(report)
         for name, held in self.spaces.items():
@@ -317,7 +318,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
             time.sleep(pause_us / 1e6)
         self.child.kill()
         self.child = EngineChild()
-        self.opened(self.child.call("open", self.path, LIMITS))
+        self.opened(self.child.call("open", self.path, self.limits))
         for name, held in self.spaces.items():
             self.survived(name, held, flying if name == target else None)
 

@@ -6,6 +6,8 @@ import pytest
 
 import engram
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 
 def build(path: Path, batches: int) -> None:
     with engram.open(path, limits={"partitions": 1}) as engine:
@@ -19,6 +21,38 @@ def flip(path: Path, offset: int) -> None:
     body = bytearray(log.read_bytes())
     body[offset] ^= 0x10
     log.write_bytes(body)
+
+
+def test_rows_lost_between_others_stay_lost_when_those_are_sealed(tmp_path: Path) -> None:
+    """D5: a file that spanned them made them missing."""
+    build(tmp_path / "d", 7)
+    log = min((tmp_path / "d").glob("partition-000/log/0*.log"))
+    used = len(log.read_bytes().rstrip(b"\0"))
+    for group in (2, 4):
+        flip(tmp_path / "d", used * group // 7 + used // 14)
+    for _ in range(5):
+        with engram.open(tmp_path / "d", limits={"checkpoint_log_bytes": 4_096}) as engine:
+            space = engine.space("s")
+            for _ in range(3):
+                engine.checkpoint()
+                seen = []
+                for row in range(1, 141):
+                    try:
+                        memory = space.get(row)
+                        assert memory is not None
+                        seen.append(memory.memory_id)
+                    except engram.Corrupted:
+                        pass
+                assert seen == [*range(1, 41), *range(61, 81), *range(101, 141)]
+                for after in (0, 60, 100):
+                    listed: list[int] = []
+                    try:
+                        for memory in space.list(after=after):
+                            listed.append(memory.memory_id)
+                        assert after == 100
+                    except engram.Corrupted:
+                        assert after < 100
+                    assert listed == [row for row in seen if after < row <= {0: 40, 60: 80, 100: 140}[after]]
 
 
 # A byte of the only segment's header; a byte of the only group; a byte of the first of three groups.

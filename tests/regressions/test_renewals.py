@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 import engram
 from property.engine_child import EngineChild
+
+pytestmark = pytest.mark.usefixtures("both_graphs")
 
 LIMITS = {"partitions": 1, "idle_close_ms": 5}
 

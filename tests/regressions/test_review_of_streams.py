@@ -10,6 +10,8 @@ import pytest
 import engram
 from property.engine_child import EngineChild
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 LIMITS = {"partitions": 1, "seal_own_file_bytes_min": 1_024}
 
 

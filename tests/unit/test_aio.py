@@ -9,6 +9,8 @@ import pytest
 import engram
 from engram import aio
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 
 async def test_many_observe_and_recall_at_once(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)

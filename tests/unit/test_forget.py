@@ -12,6 +12,8 @@ import pytest
 import engram
 from engram import aio
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 LIMITS = {"partitions": 1, "seal_space_bytes": 4_096, "seal_own_file_bytes_min": 2_048, "merge_files": 2}
 
 

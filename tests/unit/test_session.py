@@ -11,6 +11,8 @@ import pytest
 import engram
 from engram import aio
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[engram.Engine]:
@@ -52,6 +54,7 @@ def test_sequences_are_counted_and_said_once(space: engram.Space) -> None:
             with pytest.raises(engram.SequenceConflict) as conflict:
                 session.observe_batch(texts=["b", wrong, "d", "new"], sequence=2)
             assert conflict.value.sequence == 3
+        assert space.wait_absorbed()
         assert (session.committed, session.absorbed) == (4, 4)
         assert session.observe("e").memory_id == 5
     assert texts(space) == ["a", "b", "c", "d", "e"]

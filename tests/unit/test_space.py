@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 import engram
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -33,7 +35,7 @@ NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[engram.Engine]:
+def engine(both_graphs: None) -> Iterator[engram.Engine]:
     with engram.open() as engine:
         yield engine
 

@@ -9,6 +9,8 @@ import pytest
 
 import engram
 
+pytestmark = pytest.mark.usefixtures("both_graphs")
+
 
 @pytest.fixture
 def space(tmp_path: Path) -> Any:

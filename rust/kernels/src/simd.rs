@@ -21,7 +21,7 @@ pub enum Level {
     Scalar,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// x86-64 with AVX-512F, next to AVX2 and FMA.
+    /// x86-64 with AVX-512F, BW, VNNI and VPOPCNTDQ, next to AVX2 and FMA: Ice Lake, Zen 4 and later.
     Avx512,
 }
 
@@ -50,9 +50,15 @@ impl Level {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("popcnt")
             }
-            // The compiler takes avx512f to imply avx2 and fma, so all three are asked for.
+            // The compiler takes avx512f to imply avx2 and fma, so these are asked for too.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Self::Avx2.is_available() && is_x86_feature_detected!("avx512f"),
+            Self::Avx512 => {
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx512vpopcntdq")
+            }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
         }

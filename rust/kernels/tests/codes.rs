@@ -60,7 +60,7 @@ fn code(level: Level, vector: &[f32]) -> Code {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 3 } else { 200 }, ..ProptestConfig::default() })]
 
     /// Every level gives the scalar one's bits, on any numbers.
     #[test]
@@ -146,7 +146,8 @@ fn codes_are_near() {
 /// Rows picked from an arena, and rows in a run, give what each gives alone.
 #[test]
 fn many_rows_at_once() {
-    for dim in [64, 384, 2_048 + 64, 8_192] {
+    // An interpreter has no time for long ones.
+    for dim in [64, 384, 2_048 + 64, 8_192].into_iter().take(if cfg!(miri) { 2 } else { 4 }) {
         let (bytes, bits) = (Arena::<i8>::new(dim), Arena::<u64>::new(dim / WIDTH));
         let codes: Vec<Code> = (0..100).map(|seed| code(Level::Scalar, &random(dim, seed + 1))).collect();
         for c in &codes {
@@ -174,7 +175,7 @@ fn many_rows_at_once() {
 /// Blocks give what their rows give alone, to the bit, at every level; limits what their formula says.
 #[test]
 fn blocks_are_their_rows() {
-    for dim in [64, 384, 704, BLOCK_BITS_MAX] {
+    for dim in [64, 384, 704, BLOCK_BITS_MAX].into_iter().take(if cfg!(miri) { 2 } else { 4 }) {
         let words = dim / WIDTH;
         let codes: Vec<Code> = (0..2 * BLOCK as u64).map(|seed| code(Level::Scalar, &random(dim, seed + 1))).collect();
         let mut blocks = vec![0; codes.len() * words * 8];

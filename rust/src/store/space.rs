@@ -218,6 +218,7 @@ impl Space {
 
     /// Replaces what lies in files, sealed parts and history, and drops the first `sealed_parts` parts of the tail, which they hold now.
     pub fn install(&self, (sealed, history): (Vec<SealedPart>, Vec<SealedPart>), sealed_parts: usize, now: u64) {
+        debug_assert!(sealed.is_sorted_by(|a, b| a.rows.last() <= b.rows.first()), "parts do not overlap");
         let growing = self.growing.lock();
         let old = self.view.load_full();
         let tail = AppendList::default();

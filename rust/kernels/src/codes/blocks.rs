@@ -63,13 +63,16 @@ pub fn blocks_products(table: &[u8], blocks: &[u8], out: &mut [u16]) {
 /// As [`blocks_products`], or if this CPU lacks the level.
 pub fn blocks_products_at(level: Level, table: &[u8], blocks: &[u8], out: &mut [u16]) {
     assert!(out.len() * table.len() == blocks.len() * BLOCK && out.len().is_multiple_of(BLOCK), "whole blocks");
-    assert!(table.len() <= BLOCK_BITS_MAX / 8 * 32 && table.len().is_multiple_of(64), "a table of {}", table.len());
+    assert!(table.len() <= BLOCK_BITS_MAX / 8 * 32 && table.len().is_multiple_of(8 * 32), "a table of {}", table.len());
     assert!(level.is_available(), "level {level}");
     for (block, out) in blocks.chunks_exact(table.len().max(1)).zip(out.as_chunks_mut::<BLOCK>().0) {
         match level {
-            // SAFETY: asserted above; AVX-512 comes with AVX2.
+            // SAFETY: asserted above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::Avx512 => unsafe { avx2::one(table, block, out) },
+            Level::Avx2 => unsafe { avx2::one(table, block, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::one(table, block, out) },
             _ => scalar(table, block, out),
         }
     }
@@ -151,6 +154,13 @@ mod avx2 {
             even = _mm256_add_epi16(even, _mm256_and_si256(sums, first));
             odd = _mm256_add_epi16(odd, _mm256_srli_epi16::<8>(sums));
         }
+        store(even, odd, out);
+    }
+
+    /// The sums of even rows and of odd ones, in order.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn store(even: __m256i, odd: __m256i, out: &mut [u16; BLOCK]) {
         // Rows 0 to 7 and 16 to 23, then those between.
         let (outer, inner) = (_mm256_unpacklo_epi16(even, odd), _mm256_unpackhi_epi16(even, odd));
         let front = _mm256_permute2x128_si256::<0x20>(outer, inner);
@@ -161,5 +171,51 @@ mod avx2 {
             _mm256_storeu_si256(first.as_mut_ptr().cast(), front);
             _mm256_storeu_si256(last.as_mut_ptr().cast(), back);
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::{
+        __m512i, _mm256_add_epi16, _mm512_add_epi8, _mm512_add_epi16, _mm512_and_si512, _mm512_castsi512_si256,
+        _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_set1_epi8, _mm512_set1_epi16, _mm512_setzero_si512,
+        _mm512_shuffle_epi8, _mm512_shuffle_i32x4, _mm512_srli_epi16,
+    };
+
+    use super::BLOCK;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(bytes: &[u8; 64]) -> __m512i {
+        // SAFETY: 64 bytes; the load needs no alignment.
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    }
+
+    /// Two bytes of each row, looked up half by half: at most 120, the first byte's in the lower half of the register.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn look_up(halves: &[u8; 64], bytes: &[u8; 64]) -> __m512i {
+        let (low, halves, bytes) = (_mm512_set1_epi8(15), load(halves), load(bytes));
+        let front = _mm512_shuffle_i32x4::<0b10_10_00_00>(halves, halves);
+        let back = _mm512_shuffle_i32x4::<0b11_11_01_01>(halves, halves);
+        let front = _mm512_shuffle_epi8(front, _mm512_and_si512(bytes, low));
+        let back = _mm512_shuffle_epi8(back, _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low));
+        _mm512_add_epi8(front, back)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx2")]
+    pub(super) fn one(table: &[u8], block: &[u8], out: &mut [u16; BLOCK]) {
+        let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+        let first = _mm512_set1_epi16(255);
+        for (halves, bytes) in table.as_chunks::<128>().0.iter().zip(block.as_chunks::<{ 4 * BLOCK }>().0) {
+            let (halves, bytes) = (halves.as_chunks::<64>().0, bytes.as_chunks::<64>().0);
+            // Two bytes of a row: at most 240.
+            let sums = _mm512_add_epi8(look_up(&halves[0], &bytes[0]), look_up(&halves[1], &bytes[1]));
+            even = _mm512_add_epi16(even, _mm512_and_si512(sums, first));
+            odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(sums));
+        }
+        let [even, odd] = [even, odd]
+            .map(|sums| _mm256_add_epi16(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)));
+        super::avx2::store(even, odd, out);
     }
 }

@@ -97,9 +97,12 @@ fn bytes(level: Level, query: &[i8], rows: &impl Rows<i8>, out: &mut [i32]) {
         query.len()
     );
     match level {
-        // SAFETY: asserted above; AVX-512 comes with AVX2.
+        // SAFETY: asserted above.
         #[cfg(target_arch = "x86_64")]
-        Avx2 | Avx512 => unsafe { avx2::bytes::all(query, rows, out) },
+        Avx2 => unsafe { avx2::bytes::all(query, rows, out) },
+        // SAFETY: asserted above.
+        #[cfg(target_arch = "x86_64")]
+        Avx512 => unsafe { avx512::bytes::all(query, rows, out) },
         _ => scalar::bytes::all(query, rows, out),
     }
 }
@@ -127,9 +130,12 @@ pub fn planes_products_at(level: Level, planes: &[u64], rows: &[u64], out: &mut 
 fn counted(level: Level, planes: &[u64], rows: &Run<'_, u64>, out: &mut [u32]) {
     assert!(level.is_available() && planes.len() <= PLANES << 14, "{} words at level {level}", planes.len());
     match level {
-        // SAFETY: asserted above; AVX-512 comes with AVX2.
+        // SAFETY: asserted above.
         #[cfg(target_arch = "x86_64")]
-        Avx2 | Avx512 => unsafe { avx2::bits::all(planes, rows, out) },
+        Avx2 => unsafe { avx2::bits::all(planes, rows, out) },
+        // SAFETY: asserted above.
+        #[cfg(target_arch = "x86_64")]
+        Avx512 => unsafe { avx512::bits::all(planes, rows, out) },
         _ => scalar::bits::all(planes, rows, out),
     }
 }
@@ -259,6 +265,79 @@ mod avx2 {
 
         loops! {
             #[target_feature(enable = "avx2")]
+            u64, u64, u32
+        }
+    }
+}
+
+/// With VNNI and VPOPCNTDQ.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    pub(in crate::codes::product) mod bytes {
+        use std::arch::x86_64::{
+            __m512i, _mm512_abs_epi8, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_mask_sub_epi8,
+            _mm512_movepi8_mask, _mm512_reduce_add_epi32, _mm512_setzero_si512,
+        };
+
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        fn load(block: &[i8; 64]) -> __m512i {
+            // SAFETY: 64 bytes; the load needs no alignment.
+            unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
+        }
+
+        /// The first operand of `dpbusd` takes no sign, so a's goes over to b.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+        fn one(a: &[i8], b: &[i8]) -> i32 {
+            let zero = _mm512_setzero_si512();
+            let mut sums = zero;
+            for (a, b) in a.as_chunks::<64>().0.iter().zip(b.as_chunks::<64>().0) {
+                let (a, b) = (load(a), load(b));
+                let signed = _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), zero, b);
+                sums = _mm512_dpbusd_epi32(sums, _mm512_abs_epi8(a), signed);
+            }
+            _mm512_reduce_add_epi32(sums)
+        }
+
+        loops! {
+            #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+            i8, i8, i32
+        }
+    }
+
+    pub(in crate::codes::product) mod bits {
+        use std::arch::x86_64::{
+            _mm512_add_epi64, _mm512_and_si512, _mm512_maskz_loadu_epi64, _mm512_maskz_permutexvar_epi64,
+            _mm512_popcnt_epi64, _mm512_reduce_add_epi64, _mm512_set_epi64, _mm512_setzero_si512, _mm512_sllv_epi64,
+        };
+
+        use crate::codes::PLANES;
+
+        /// Two words at a time, the four planes of either in half a register; an odd last word leaves the other half empty.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512vpopcntdq")]
+        fn one(planes: &[u64], bits: &[u64]) -> u32 {
+            let halves = _mm512_set_epi64(1, 1, 1, 1, 0, 0, 0, 0);
+            let mut sums = _mm512_setzero_si512();
+            for (words, code) in planes.as_chunks::<PLANES>().0.chunks(2).zip(bits.chunks(2)) {
+                let there = if words.len().min(code.len()) == 2 { 0xFF } else { 0x0F };
+                // SAFETY: `there` lets through what the slices have: one word of the code and its planes, or two.
+                let (words, code) = unsafe {
+                    (
+                        _mm512_maskz_loadu_epi64(there, words.as_ptr().cast()),
+                        _mm512_maskz_loadu_epi64(there >> 4 & 2 | 1, code.as_ptr().cast()),
+                    )
+                };
+                let code = _mm512_maskz_permutexvar_epi64(there, halves, code);
+                sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(_mm512_and_si512(words, code)));
+            }
+            let planes = _mm512_set_epi64(3, 2, 1, 0, 3, 2, 1, 0);
+            _mm512_reduce_add_epi64(_mm512_sllv_epi64(sums, planes)) as u32
+        }
+
+        loops! {
+            #[target_feature(enable = "avx512f,avx512vpopcntdq")]
             u64, u64, u32
         }
     }

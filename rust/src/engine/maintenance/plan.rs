@@ -145,7 +145,7 @@ pub(super) fn plan_space(space: Arc<Space>, view: Arc<View>, goal: &Goal, cut: L
         Goal::One(one) => *one == id,
         Goal::MergeOwn(..) | Goal::MergeShared(_) | Goal::Rewrite(..) => false,
     };
-    let take = if sealing { view.tail().take_while(|p| p.position.offset < cut.offset).count() } else { 0 };
+    let take = if sealing { one_piece(&view, cut) } else { 0 };
     let replaced = match goal {
         Goal::MergeOwn(one, files) if *one == id => files.clone(),
         Goal::MergeShared(files) => consecutive(&view, files),
@@ -153,6 +153,18 @@ pub(super) fn plan_space(space: Arc<Space>, view: Arc<View>, goal: &Goal, cut: L
         _ => Vec::new(),
     };
     PlannedSpace { space, view, take, replaced }
+}
+
+/// How many parts of the tail lie before `cut`, up to what was lost behind the first sound ones: a file never spans lost rows, or what lies
+/// between two of its rows would count as nothing instead of as lost (D5). What comes after goes into another file, another time.
+fn one_piece(view: &View, cut: LogPosition) -> usize {
+    let (mut rows, mut lost) = (false, false);
+    let whole = view.tail().take_while(|p| p.position.offset < cut.offset).take_while(|part| {
+        lost |= rows && !part.sound;
+        rows |= part.sound;
+        !(lost && part.sound)
+    });
+    whole.count()
 }
 
 /// Those of `files` that hold consecutive parts of this space, or parts of its history, if at least two: others must stay where they are.

@@ -274,6 +274,8 @@ impl SealJob {
     fn checkpoint_space(&self, core: &Core, partition: &Partition, planned: &PlannedSpace) -> CheckpointSpace {
         let state = planned.space.state();
         let last_generation = planned.last_generation();
+        // What was lost behind it, the replay finds again.
+        let lost = state.lost.into_iter().filter(|(first, _)| *first <= last_generation).collect();
         let (parts, history) = self.new_files(planned, &planned.view);
         let places = |parts: &[SealedPart]| -> Vec<FilePart> {
             parts.iter().filter(|p| p.place.rows > 0).map(|p| p.place).collect()
@@ -287,7 +289,7 @@ impl SealJob {
             incarnation: state.incarnation,
             parts,
             history,
-            lost: state.lost,
+            lost,
             degraded: state.degraded,
             deaths: deaths(&planned.space, state.unplaced, last_generation),
             sessions: sessions(core, partition, &planned.space),

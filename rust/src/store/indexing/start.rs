@@ -55,10 +55,15 @@ impl Space {
             taken < STEP_ROWS
         });
         work.reached = reached;
-        match walked {
+        let unfit = match walked {
             Ok(false) => return false,
-            Ok(true) => self.indexing.filled(work, view.watermark()),
-            Err(error) => self.indexing.give_up(error),
+            // An image may hold rows that the space has lost: no index answers for them (D5).
+            Ok(true) => view.first_damage(),
+            Err(error) => Some(error),
+        };
+        match unfit {
+            None => self.indexing.filled(work, view.watermark()),
+            Some(error) => self.indexing.give_up(error),
         }
         true
     }

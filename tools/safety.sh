@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# safety.sh   what `make test` has no time or no compiler for; needs rustup, and installs what is missing of nightly Rust
+set -euo pipefail
+phase=tools/phase.sh
+target=$(rustc -vV | sed -n 's/^host: //p')
+
+rustup toolchain install nightly --profile minimal --component miri,rust-src >/dev/null
+
+# Miri runs the instructions of a CPU that need not be here, and sees every read outside a slice.
+RUSTFLAGS="-C target-feature=+avx2,+fma,+popcnt,+avx512f,+avx512bw,+avx512vnni,+avx512vpopcntdq" \
+    MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=target/miri \
+    $phase miri-avx512 cargo +nightly miri test --locked -p engram-kernels --test codes -- many_rows blocks_are levels_agree
+
+RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
+    $phase asan cargo +nightly test --locked --profile ci --target "$target" -p engram-kernels -p engram-core \
+    --features engram-core/chaos --test codes --test levels --test values --test mapped --test index
