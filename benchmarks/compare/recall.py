@@ -100,7 +100,7 @@ def settled(rows: np.ndarray, cues: np.ndarray) -> list[float]:
                 space.observe_batch(vectors=tenth[first : first + 256])
             shares = []
             for cue in cues:
-                hits = space.recall(vector=cue, k=K, consistency="settled")
+                hits = space.recall(vector=cue, k=K, consistency="settled", max_lag=3_600)
                 scores = np.sort(rows[: hits.absorbed] @ cue)[::-1][:K]
                 shares.append(np.mean([hit.score >= scores[-1] - 1e-6 for hit in hits]) if len(scores) else 1.0)
             tenths.append(float(np.mean(shares)))

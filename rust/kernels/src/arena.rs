@@ -1,8 +1,9 @@
 //! Rows of one kind that are only ever added, read without locks while one writer adds.
 //!
-//! Rows lie in chunks that double in size and never move, so a slice handed out stays good for as long as the arena lives. A
-//! chunk is zeroed memory fresh from the system: what nobody has touched yet costs addresses, not memory. A row is written
-//! before the length that covers it is published (Release, Acquire), and never again, except through atomics inside it.
+//! Rows lie in chunks that double in size and never move, so a slice handed out stays good for as long as the arena lives. A large
+//! chunk is mapped, fresh from the system: what nobody has touched yet costs addresses, not memory, and nobody waits for zeros to be
+//! written. Where the system has huge pages it is asked for them: rows are met in no order, and each would cost the walk of a page
+//! table as well. A row is written before the length that covers it is published (Release, Acquire), and never again, except through atomics inside it.
 //!
 //! Any thread may read; adding takes a mutex, so that there is one writer at a time whatever the caller does. Running out
 //! of memory ends the process, as everywhere in Rust. At most 2³² − 32 rows.
@@ -11,6 +12,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use memmap2::MmapMut;
 
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 
@@ -21,6 +24,8 @@ const CHUNKS: usize = 27;
 const LINES_FETCHED: usize = 4;
 /// Chunks begin at a cache line.
 const ALIGN: usize = 64;
+/// Chunks of so many bytes are mapped, smaller ones lie in the heap.
+const MAPPED_FROM: usize = 1 << 20;
 
 /// What rows are made of.
 ///
@@ -45,7 +50,15 @@ unsafe impl Plain for AtomicU64 {}
 
 struct Chunk<T> {
     start: NonNull<T>,
-    layout: Layout,
+    memory: Memory,
+}
+
+enum Memory {
+    Heap(Layout),
+    /// Kept for its drop only.
+    Mapped {
+        _map: MmapMut,
+    },
 }
 
 impl<T: Plain> Chunk<T> {
@@ -53,17 +66,27 @@ impl<T: Plain> Chunk<T> {
         let layout = Layout::array::<T>(elements.max(1)).and_then(|l| l.align_to(ALIGN));
         #[expect(clippy::expect_used, reason = "no machine has the memory for it")]
         let layout = layout.expect("a chunk is smaller than the address space");
+        if layout.size() >= MAPPED_FROM {
+            let Ok(mut map) = MmapMut::map_anon(layout.size()) else { handle_alloc_error(layout) };
+            // Without them it is slower, no more.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage);
+            let start = NonNull::from(&mut map[..]).cast::<T>();
+            return Self { start, memory: Memory::Mapped { _map: map } };
+        }
         // SAFETY: the layout's size is not zero: at least one element, none of them of size zero (`Plain` is sealed by its list).
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start.cast::<T>()) else { handle_alloc_error(layout) };
-        Self { start, layout }
+        Self { start, memory: Memory::Heap(layout) }
     }
 }
 
 impl<T> Drop for Chunk<T> {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; `Plain` elements need no drop.
-        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) }
+        if let Memory::Heap(layout) = self.memory {
+            // SAFETY: allocated in `new` with this layout; `Plain` elements need no drop.
+            unsafe { dealloc(self.start.as_ptr().cast(), layout) }
+        }
     }
 }
 
