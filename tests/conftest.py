@@ -21,7 +21,7 @@ GRAPHS: dict[str, dict[str, int]] = {"graph from the first row": {"index_graph_r
 
 @pytest.fixture(scope="module", params=GRAPHS.values(), ids=GRAPHS)
 def both_graphs(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each engine that a module opens, in a child too, has a graph from the first row; then again, as users have it."""
+    """Engines that a module opens, in an `EngineChild` too, have a graph from the first row; then, as users have it."""
     import engram  # not installed yet when the tidy tests run
     from property.engine_child import EngineChild
 

@@ -61,7 +61,7 @@ class ReopenIndex(OnDisk):
     params = ("image", "rows")
     param_names = ("from",)
     durability = "os"
-    limits = {"index_graph_rows_min": 0, "index_image_idle_ms": 10}  # noqa: RUF012
+    limits = {"index_graph_rows_min": 0, "index_image_idle_ms": 10}  # noqa: RUF012 - as the other classes have theirs; nothing changes it
     number = 1
     rounds = 1
     repeat = 3

@@ -6,12 +6,14 @@ Real rows: the full set where `load_full` finds it, else the bundled sample. eng
 with its graph from the first row, and is timed until everything is absorbed; libraries add all rows at once with 2
 threads (M = 16, efConstruction = 64). Queries on one thread, all as one matrix; recall@10 against the exact answers;
 of engram when everything is absorbed, and again when its image is on the disk and it was opened from that. In another
-pass recall is taken at each tenth of the stream, of what is settled then.
+pass recall is taken at each tenth of the stream, of what is settled then. Memory is what no file stands behind.
 hnswlib, usearch, faiss and rabitqlib's SymphonyQG are used where they are installed (`pip install --group compare`).
 """
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import json
 import platform
 import sys
@@ -79,6 +81,23 @@ def at(lines: list[dict[str, Any]], target: float) -> float | None:
     return None
 
 
+def anonymous() -> int:
+    """Return the bytes of memory of this process that no file stands behind; mapped files are not in it."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
+
+
+def timed(build: Callable[[], object]) -> tuple[float, int]:
+    """Return the seconds it took, and the memory that came with it."""
+    before, begun = anonymous(), time.perf_counter()
+    build()
+    took = time.perf_counter() - begun
+    return took, anonymous() - before
+
+
 def image(directory: str) -> float:
     """Wait until the image of the index is no more replaced; returns when it was written."""
     last = 0.0
@@ -114,6 +133,7 @@ def with_engram(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[s
     def search(width: int | None) -> np.ndarray:
         return space.recall_batch(cues, k=K, ef=width)[0].astype(np.int64) - 1
 
+    before = anonymous()
     with tempfile.TemporaryDirectory() as scratch:
         with engram.open(scratch, durability="os", limits=limits) as engine:
             space = engine.space("s", dim=rows.shape[1])
@@ -130,6 +150,7 @@ def with_engram(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[s
                 "lines": measure(search, truth, WIDTHS),
             }
             result["image stood after, s"] = image(scratch) - standing
+            result["bytes"] = anonymous() - before
         begun = time.perf_counter()
         with engram.open(scratch, limits=limits) as engine:
             space = engine.space("s")
@@ -147,16 +168,18 @@ def with_hnswlib(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[
     import hnswlib
 
     index = hnswlib.Index("cosine", rows.shape[1])
-    index.init_index(len(rows), M=M, ef_construction=EF_CONSTRUCTION)
-    begun = time.perf_counter()
-    index.add_items(rows, num_threads=THREADS)
-    built = time.perf_counter() - begun
+
+    def build() -> None:
+        index.init_index(len(rows), M=M, ef_construction=EF_CONSTRUCTION)
+        index.add_items(rows, num_threads=THREADS)
+
+    built, held = timed(build)
 
     def search(width: int | None) -> np.ndarray:
         index.set_ef(width or K)
         return index.knn_query(cues, k=K, num_threads=1)[0].astype(np.int64)
 
-    return {"rows/s": len(rows) / built, "lines": measure(search, truth, WIDTHS)}
+    return {"rows/s": len(rows) / built, "bytes": held, "lines": measure(search, truth, WIDTHS)}
 
 
 def with_usearch(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -166,15 +189,13 @@ def with_usearch(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[
     index = Index(
         ndim=rows.shape[1], metric="cos", dtype="i8", connectivity=M, expansion_add=EF_CONSTRUCTION, multi=False
     )
-    begun = time.perf_counter()
-    index.add(np.arange(len(rows)), rows, threads=THREADS)
-    built = time.perf_counter() - begun
+    built, held = timed(lambda: index.add(np.arange(len(rows)), rows, threads=THREADS))
 
     def search(width: int | None) -> np.ndarray:
         index.expansion_search = width or K
         return np.asarray(index.search(cues, K, threads=1).keys).astype(np.int64)
 
-    return {"rows/s": len(rows) / built, "lines": measure(search, truth, WIDTHS)}
+    return {"rows/s": len(rows) / built, "bytes": held, "lines": measure(search, truth, WIDTHS)}
 
 
 def with_faiss(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -184,16 +205,14 @@ def with_faiss(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[st
     index = faiss.IndexHNSWFlat(rows.shape[1], M, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = EF_CONSTRUCTION
     faiss.omp_set_num_threads(THREADS)
-    begun = time.perf_counter()
-    index.add(rows)
-    built = time.perf_counter() - begun
+    built, held = timed(lambda: index.add(rows))
     faiss.omp_set_num_threads(1)
 
     def search(width: int | None) -> np.ndarray:
         index.hnsw.efSearch = width or K
         return index.search(cues, K)[1]
 
-    return {"rows/s": len(rows) / built, "lines": measure(search, truth, WIDTHS)}
+    return {"rows/s": len(rows) / built, "bytes": held, "lines": measure(search, truth, WIDTHS)}
 
 
 def with_symphonyqg(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -201,14 +220,12 @@ def with_symphonyqg(rows: np.ndarray, cues: np.ndarray, truth: np.ndarray) -> di
     import rabitqlib
 
     index = rabitqlib.SymqgIndex(rows.shape[1], 2 * M, "ip")
-    begun = time.perf_counter()
-    index.build(rows, EF_CONSTRUCTION, num_threads=THREADS)
-    built = time.perf_counter() - begun
+    built, held = timed(lambda: index.build(rows, EF_CONSTRUCTION, num_threads=THREADS))
 
     def search(width: int | None) -> np.ndarray:
         return np.asarray(index.search_batch(cues, K, width or K, num_threads=1)[0]).astype(np.int64)
 
-    return {"rows/s": len(rows) / built, "lines": measure(search, truth, WIDTHS)}
+    return {"rows/s": len(rows) / built, "bytes": held, "lines": measure(search, truth, WIDTHS)}
 
 
 def single(rows: np.ndarray, cues: np.ndarray) -> dict[str, Any]:
@@ -273,11 +290,12 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"machine": platform.processor() or platform.machine(), "rows": len(rows), **results}))
         return
-    table = Table("", "rows/s built", *(f"queries/s at {target}" for target in TARGETS), title=f"{len(rows):,} rows")
+    names = ["", "rows/s built", *(f"queries/s at {target}" for target in TARGETS), "memory, KiB a row"]
+    table = Table(*names, title=f"{len(rows):,} rows")
     calls = results.pop("single, µs", {})
     for name, result in results.items():
         speeds = [f"{speed:,.0f}" if (speed := result["at"][str(t)]) else "not reached" for t in TARGETS]
-        table.add_row(name, f"{result['rows/s']:,.0f}", *speeds)
+        table.add_row(name, f"{result['rows/s']:,.0f}", *speeds, f"{result['bytes'] / len(rows) / 1024:.2f}")
     Console().print(table)
     own = results["engram"]
     print(f"engram settled at each tenth: {', '.join(f'{share:.3f}' for share in own['settled'])}")

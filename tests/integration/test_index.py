@@ -425,3 +425,17 @@ async def test_async() -> None:
             (1, 10, False),
             (2, 5, True),
         ]
+
+
+def test_what_is_new_to_the_graph_is_found_among_itself() -> None:
+    """G6: rows unlike all before, at once: nothing that is linked tells which of them are near each other."""
+    rng = np.random.default_rng(3)
+    old = (rng.normal(size=(16, 48)) * 3)[rng.integers(0, 16, 8_000)] + rng.normal(size=(8_000, 48))
+    centre = rng.normal(size=48) * 3
+    new, cues = (centre + rng.normal(size=(count, 48)) for count in (1_500, 100))
+    with engram.open(limits={"index_graph_rows_min": 0}) as engine:
+        space = engine.space("s", dim=48, metric="l2")
+        for rows in (old, new):
+            space.observe_batch(vectors=rows.astype(np.float32))
+            assert space.wait_absorbed()
+        assert recall(space, cues.astype(np.float32)) >= 0.9

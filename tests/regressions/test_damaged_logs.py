@@ -23,36 +23,71 @@ def flip(path: Path, offset: int) -> None:
     log.write_bytes(body)
 
 
-def test_rows_lost_between_others_stay_lost_when_those_are_sealed(tmp_path: Path) -> None:
-    """D5: a file that spanned them made them missing."""
+def hurt(path: Path, batches: int, groups: tuple[int, ...]) -> None:
+    """Flip a byte in the middle of some of as many groups of the same size."""
+    used = len(min(path.glob("partition-000/log/0*.log")).read_bytes().rstrip(b"\0"))
+    for group in groups:
+        flip(path, used * group // batches + used // (2 * batches))
+
+
+def readable(space: engram.Space, rows: int) -> list[int]:
+    """Return the rows that are there; the others must be Corrupted."""
+    seen = []
+    for row in range(1, rows + 1):
+        try:
+            memory = space.get(row)
+        except engram.Corrupted:
+            continue
+        assert memory is not None
+        seen.append(memory.memory_id)
+    return seen
+
+
+@pytest.mark.parametrize("checkpoints", [0, 1, 3])
+def test_rows_lost_between_others_stay_lost_and_nothing_else_is(tmp_path: Path, checkpoints: int) -> None:
+    """D5: a file that spanned them made them missing, a replay that began behind them took whole ones for damaged."""
     build(tmp_path / "d", 7)
-    log = min((tmp_path / "d").glob("partition-000/log/0*.log"))
-    used = len(log.read_bytes().rstrip(b"\0"))
-    for group in (2, 4):
-        flip(tmp_path / "d", used * group // 7 + used // 14)
-    for _ in range(5):
+    hurt(tmp_path / "d", 7, (2, 4))
+    for _ in range(4):
         with engram.open(tmp_path / "d", limits={"checkpoint_log_bytes": 4_096}) as engine:
             space = engine.space("s")
-            for _ in range(3):
+            for _ in range(checkpoints):
                 engine.checkpoint()
-                seen = []
-                for row in range(1, 141):
-                    try:
-                        memory = space.get(row)
-                        assert memory is not None
-                        seen.append(memory.memory_id)
-                    except engram.Corrupted:
-                        pass
-                assert seen == [*range(1, 41), *range(61, 81), *range(101, 141)]
-                for after in (0, 60, 100):
-                    listed: list[int] = []
-                    try:
-                        for memory in space.list(after=after):
-                            listed.append(memory.memory_id)
-                        assert after == 100
-                    except engram.Corrupted:
-                        assert after < 100
-                    assert listed == [row for row in seen if after < row <= {0: 40, 60: 80, 100: 140}[after]]
+            seen = readable(space, 140)
+            assert seen == [*range(1, 41), *range(61, 81), *range(101, 141)]
+            for after, last in ((0, 40), (60, 80), (100, 140)):
+                listed: list[int] = []
+                try:
+                    listed.extend(memory.memory_id for memory in space.list(after=after))
+                except engram.Corrupted:
+                    assert after < 100
+                assert listed == [] or listed == [row for row in seen if after < row <= last]
+
+
+def test_a_space_made_after_the_damage_is_whole(tmp_path: Path) -> None:
+    """D3: a checkpoint proves it."""
+    build(tmp_path / "d", 5)
+    hurt(tmp_path / "d", 5, (1, 3))
+    for life in range(4):
+        with engram.open(tmp_path / "d") as engine:
+            assert readable(engine.space("s"), 100) == [*range(1, 21), *range(41, 61), *range(81, 101)]
+            engine.space("fresh", dim=2).observe("new", vector=[1, 0])
+            engine.checkpoint()
+            assert len(engine.space("fresh")) == life + 1
+
+
+def test_an_end_that_is_lost_is_lost_once(tmp_path: Path) -> None:
+    """D5: each start said it again, until parts overlapped."""
+    with engram.open(tmp_path / "d", limits={"partitions": 1}) as engine:
+        spaces = {name: engine.space(name, dim=2) for name in "sb"}
+        for name in "bsssbs":
+            spaces[name].observe_batch(texts=["a" * 300] * 20, vectors=[[1, 2]] * 20)
+    hurt(tmp_path / "d", 6, (2, 4))
+    for _ in range(4):
+        with engram.open(tmp_path / "d") as engine:
+            assert readable(engine.space("s"), 80) == [*range(1, 21), *range(41, 81)]
+            assert readable(engine.space("b"), 60) == [*range(1, 21)]
+            engine.checkpoint()
 
 
 # A byte of the only segment's header; a byte of the only group; a byte of the first of three groups.

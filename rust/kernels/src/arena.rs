@@ -26,6 +26,9 @@ const LINES_FETCHED: usize = 4;
 const ALIGN: usize = 64;
 /// Chunks of so many bytes are mapped, smaller ones lie in the heap.
 const MAPPED_FROM: usize = 1 << 20;
+/// And of so many in huge pages, of two MiB each.
+#[cfg(target_os = "linux")]
+const HUGE_FROM: usize = 16 << 20;
 
 /// What rows are made of.
 ///
@@ -68,9 +71,11 @@ impl<T: Plain> Chunk<T> {
         let layout = layout.expect("a chunk is smaller than the address space");
         if layout.size() >= MAPPED_FROM {
             let Ok(mut map) = MmapMut::map_anon(layout.size()) else { handle_alloc_error(layout) };
-            // Without them it is slower, no more.
+            // Without them it is slower, no more; a small chunk would grow by as much as it has.
             #[cfg(target_os = "linux")]
-            let _ = map.advise(memmap2::Advice::HugePage);
+            if layout.size() >= HUGE_FROM {
+                let _ = map.advise(memmap2::Advice::HugePage);
+            }
             let start = NonNull::from(&mut map[..]).cast::<T>();
             return Self { start, memory: Memory::Mapped { _map: map } };
         }

@@ -110,7 +110,7 @@ impl Trial {
         let mut found = 0;
         for (ef, (sum, squares)) in LADDER.iter().zip(&mut self.shares) {
             if found < nearest
-                && let Some(from) = scratch.descend(graph, rows, &query, 0, |_, _| {})
+                && let Some(from) = scratch.descend(graph, rows, &query, 0)
             {
                 scratch.walk(graph, rows, &query, &[from], 0, *ef);
                 let good = scratch.beam.iter().filter(|met| met.score >= worst && met.row as usize != cue);

@@ -197,7 +197,7 @@ impl Index {
         };
         let mut ef = width.max(k + k / 2);
         while ef.saturating_mul(SCAN_SHARE) < linked {
-            let Some(from) = room.scratch.descend(&self.graph, &self.rows, query, 0, |_, _| {}) else {
+            let Some(from) = room.scratch.descend(&self.graph, &self.rows, query, 0) else {
                 break;
             };
             room.scratch.walk(&self.graph, &self.rows, query, &[from], 0, ef);

@@ -150,20 +150,12 @@ impl Scratch {
         self.beam.iter().map(|met| met.row)
     }
 
-    /// From the entry down to level `to`: the best row met on the way; `each` hears of the best on each level.
-    pub(super) fn descend(
-        &mut self,
-        graph: &Graph,
-        rows: &Rows,
-        query: &Coded,
-        to: usize,
-        mut each: impl FnMut(usize, u32),
-    ) -> Option<u32> {
+    /// From the entry down to level `to`: the best row met on the way.
+    pub(super) fn descend(&mut self, graph: &Graph, rows: &Rows, query: &Coded, to: usize) -> Option<u32> {
         let (mut at, top) = graph.entry()?;
         for level in (to + 1..=top).rev() {
             self.walk(graph, rows, query, &[at], level, 1);
             at = self.beam.first()?.row;
-            each(level, at);
         }
         Some(at)
     }

@@ -299,8 +299,12 @@ impl Walk<'_> {
                     && (damaged_from.is_some() || g.header.chain == self.at.chain)
             });
             if let Some(group) = group {
+                let mut group = group;
                 if let Some(from) = damaged_from.take() {
                     self.lost(path, header, from, self.at.offset);
+                    // A replay that begins here finds it in its chain.
+                    let (segment, epoch, chain) = (header.number, header.epoch, group.header.chain);
+                    group.before = LogPosition { offset: self.at.offset, segment, epoch, chain };
                 }
                 on_group(&group)?;
                 self.take(&group);

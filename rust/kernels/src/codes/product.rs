@@ -309,7 +309,7 @@ mod avx512 {
     pub(in crate::codes::product) mod bits {
         use std::arch::x86_64::{
             _mm512_add_epi64, _mm512_and_si512, _mm512_maskz_loadu_epi64, _mm512_maskz_permutexvar_epi64,
-            _mm512_popcnt_epi64, _mm512_reduce_add_epi64, _mm512_set_epi64, _mm512_setzero_si512, _mm512_sllv_epi64,
+            _mm512_popcnt_epi64, _mm512_set_epi64, _mm512_setzero_si512,
         };
 
         use crate::codes::PLANES;
@@ -332,8 +332,9 @@ mod avx512 {
                 let code = _mm512_maskz_permutexvar_epi64(there, halves, code);
                 sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(_mm512_and_si512(words, code)));
             }
-            let planes = _mm512_set_epi64(3, 2, 1, 0, 3, 2, 1, 0);
-            _mm512_reduce_add_epi64(_mm512_sllv_epi64(sums, planes)) as u32
+            // SAFETY: as many bytes, of which any are numbers.
+            let sums: [u64; 2 * PLANES] = unsafe { std::mem::transmute(sums) };
+            sums.iter().enumerate().map(|(at, sum)| sum << (at % PLANES)).sum::<u64>() as u32
         }
 
         loops! {

@@ -58,10 +58,15 @@ impl PlannedSpace {
     }
 
     /// The rows that go into new files, without those that need not be kept: in order, and those that died apart if they are enough for a file.
-    pub(super) fn sources(&self, core: &Core) -> (Rows, Rows) {
-        let merged = self.filed().map(|p| (&p.rows, &p.deaths));
-        let tail = self.view.tail().take(self.take).filter(|p| p.sound && p.rows.rows() > 0);
-        let all: Vec<_> = merged.chain(tail.map(|p| (&p.rows, &p.deaths))).collect();
+    /// What stands on either side of lost rows is a piece of its own: a file that spanned them would make them missing (D5).
+    pub(super) fn sources(&self, core: &Core) -> (Vec<Rows>, Rows) {
+        let merged = self.filed().map(|p| (&p.rows, &p.deaths, 0));
+        let mut piece = 0;
+        let tail = self.view.tail().take(self.take).filter_map(|p| {
+            piece += usize::from(!p.sound);
+            (p.sound && p.rows.rows() > 0).then_some((&p.rows, &p.deaths, piece))
+        });
+        let (all, pieces): (Vec<_>, Vec<_>) = merged.chain(tail).map(|(r, d, piece)| ((r, d), piece)).unzip();
         let (upto, rows) = (self.last_generation(), all.iter().map(|(rows, _)| rows.rows()).sum::<usize>() as u64);
         let left_out = self.space.leaves_out(upto, core.now(), &core.config);
         self.space
@@ -82,8 +87,10 @@ impl PlannedSpace {
             PickedRows::of(vec![Arc::clone(rows)], keeps)
         };
         let died = apart.then(|| PickedRows::of(all.iter().map(|(rows, _)| Arc::clone(rows)).collect(), history));
-        let living = if old { Vec::new() } else { all.iter().filter_map(living).collect() };
-        (living, died.flatten().into_iter().collect())
+        let sources = all.iter().zip(pieces).filter(|_| !old);
+        let sources: Vec<_> = sources.filter_map(|(source, piece)| Some((piece, living(source)?))).collect();
+        let of = |piece: &[(usize, Arc<dyn RowSource>)]| piece.iter().map(|(_, rows)| Arc::clone(rows)).collect();
+        (sources.chunk_by(|a, b| a.0 == b.0).map(of).collect(), died.flatten().into_iter().collect())
     }
 
     fn filed(&self) -> impl Iterator<Item = &SealedPart> {
@@ -145,7 +152,7 @@ pub(super) fn plan_space(space: Arc<Space>, view: Arc<View>, goal: &Goal, cut: L
         Goal::One(one) => *one == id,
         Goal::MergeOwn(..) | Goal::MergeShared(_) | Goal::Rewrite(..) => false,
     };
-    let take = if sealing { one_piece(&view, cut) } else { 0 };
+    let take = if sealing { view.tail().take_while(|p| p.position.offset < cut.offset).count() } else { 0 };
     let replaced = match goal {
         Goal::MergeOwn(one, files) if *one == id => files.clone(),
         Goal::MergeShared(files) => consecutive(&view, files),
@@ -153,18 +160,6 @@ pub(super) fn plan_space(space: Arc<Space>, view: Arc<View>, goal: &Goal, cut: L
         _ => Vec::new(),
     };
     PlannedSpace { space, view, take, replaced }
-}
-
-/// How many parts of the tail lie before `cut`, up to what was lost behind the first sound ones: a file never spans lost rows, or what lies
-/// between two of its rows would count as nothing instead of as lost (D5). What comes after goes into another file, another time.
-fn one_piece(view: &View, cut: LogPosition) -> usize {
-    let (mut rows, mut lost) = (false, false);
-    let whole = view.tail().take_while(|p| p.position.offset < cut.offset).take_while(|part| {
-        lost |= rows && !part.sound;
-        rows |= part.sound;
-        !(lost && part.sound)
-    });
-    whole.count()
 }
 
 /// Those of `files` that hold consecutive parts of this space, or parts of its history, if at least two: others must stay where they are.

@@ -132,7 +132,11 @@ impl SealJob {
             };
             let (living, died) = planned.sources(core);
             let (space, dim) = (planned.space.options.id, planned.space.options.dim);
-            for (parts, history) in [(living, false), (died, true)].into_iter().filter(|(parts, _)| !parts.is_empty()) {
+            let mut living = living.into_iter();
+            let first = [(living.next().unwrap_or_default(), false), (died, true)];
+            // Those behind lost rows have a file of their own each.
+            groups.extend(living.map(|parts| (vec![SealSpace { space, dim, parts }], false, false)));
+            for (parts, history) in first.into_iter().filter(|(parts, _)| !parts.is_empty()) {
                 let seal = SealSpace { space, dim, parts };
                 if alone { groups.push((vec![seal], false, history)) } else { shared[usize::from(history)].push(seal) }
             }

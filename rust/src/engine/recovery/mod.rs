@@ -377,7 +377,8 @@ impl Reader<'_> {
             for gap in &seat.gaps {
                 found.push((error.clone(), name.clone(), Some(*gap)));
             }
-            if damaged_to.is_some_and(|to| seat.seen_at < to) {
+            let known = seat.state.lost.iter().any(|(_, to)| to.0 == u64::MAX);
+            if !known && damaged_to.is_some_and(|to| seat.seen_at < to) {
                 // What came after its last record is not known: reads of all rows must say so.
                 let open_end = (seat.last, Generation(u64::MAX));
                 seat.state.lost.push(open_end);

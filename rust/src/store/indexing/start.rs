@@ -58,7 +58,7 @@ impl Space {
         let unfit = match walked {
             Ok(false) => return false,
             // An image may hold rows that the space has lost: no index answers for them (D5).
-            Ok(true) => view.first_damage(),
+            Ok(true) => view.first_damage().filter(|_| view.is_damaged_at(view.watermark())),
             Err(error) => Some(error),
         };
         match unfit {

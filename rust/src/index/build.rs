@@ -1,24 +1,19 @@
 //! Links for rows that have none: a batch at a time, oldest first.
 //!
-//! First every row of the batch walks down to the lowest level, and the batch is put in order by the rows met on the way: rows that are alike
-//! come one after the other, and find in the cache what the one before them fetched. In this order each looks for its neighbours: in the
-//! graph as it stands, and among the older ones of the rows around it. Nothing changes meanwhile, so several threads may look, a piece each. Then one
-//! writes the batch's own links, and all write those back, each list by one thread; at the end `end` moves behind the batch. The links do
-//! not depend on who did what. (Phases: ParlayANN, PPoPP 2024, arXiv 2305.04359.)
+//! First every row of the batch looks for its neighbours: in the graph as it stands, and among the rows of the batch before it. Nothing
+//! changes meanwhile, so several threads may look, a piece each. Then one writes the batch's own links, and all write those back, each list
+//! by one thread; at the end `end` moves behind the batch. The links do not depend on who did what. (Phases: ParlayANN, PPoPP 2024, arXiv 2305.04359.)
 //!
-//! A list that overflows is chosen anew, with room left for some more (`choose`).
+//! Who becomes a neighbour: of the candidates, nearest first, those that are nearer to the row than to any neighbour taken before (the
+//! heuristic of the HNSW paper, algorithm 4). A list that overflows is chosen anew, with room left for some more.
 //!
 //! Every row but the first has a parent among its neighbours on level 0; parent and child keep their links to each other, whatever is chosen. So
 //! every row is within reach of every other, copies of one vector by the thousand included.
 
-mod batch;
-mod choose;
-
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
 
-use batch::{Batch, LEVELS, NewLink, Phase, Placed};
+use engram_kernels::bytes_products_of;
 use parking_lot::Mutex;
 
 use super::calibrate::{Trial, is_due};
@@ -34,13 +29,12 @@ const KEPT_BASE: usize = 24;
 const KEPT: usize = 12;
 /// Children of a row in the tree: they and the parent leave room for links that are chosen.
 const CHILDREN: u32 = 8;
+/// Neighbours asked at once whether one is nearer.
+const ASKED: usize = 4;
 
-/// Rows of a batch: a share of the linked ones, within limits; and of a piece of it.
-const BATCH: Range<usize> = 256..4_096;
-const BATCH_SHARE: usize = 16;
+/// Rows of a batch, and of a piece of it.
+const BATCH: usize = 256;
 const PIECE: usize = 32;
-/// Rows of the batch that a row looks at, to either side of it.
-const PEERS: usize = 128;
 
 /// Room for one thread's work on a piece.
 #[derive(Default)]
@@ -50,8 +44,44 @@ struct Work {
     peers: Vec<u32>,
     products: Vec<i32>,
     chosen: Vec<u32>,
-    placed: Vec<Placed>,
     links: Vec<NewLink>,
+}
+
+#[derive(Clone, Copy)]
+struct NewLink {
+    level: u32,
+    from: u32,
+    to: u32,
+}
+
+/// What a batch is at.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Idle,
+    /// Rows look for their neighbours.
+    Look,
+    /// Those link back.
+    Back,
+}
+
+/// A batch under way: whoever comes takes a piece of its phase, the last to end one begins the next.
+#[derive(Default)]
+struct Batch {
+    phase: Phase,
+    begin: usize,
+    end: usize,
+    /// The first that nobody took yet: rows, or groups of links back.
+    next: usize,
+    /// Pieces taken and not done.
+    open: usize,
+    /// A piece panicked: the batch is begun again when the others are done.
+    broken: bool,
+    /// No other is begun.
+    paused: bool,
+    links: Vec<NewLink>,
+    /// Ends of the groups among `links`.
+    groups: Vec<usize>,
 }
 
 /// Everything that building keeps between its steps.
@@ -109,6 +139,33 @@ impl Building {
     }
 }
 
+impl Batch {
+    /// Takes a piece of what is left of `all`.
+    fn take(&mut self, all: usize, most: usize) -> Range<usize> {
+        let piece = self.next..all.min(self.next + most);
+        self.next = piece.end;
+        self.open += usize::from(!piece.is_empty());
+        piece
+    }
+
+    /// It will be begun again.
+    fn give_up(&mut self) {
+        *self = Self { paused: self.paused, ..Self::default() };
+    }
+
+    /// A piece is done; whether it was the last of `all`.
+    fn done(&mut self, all: usize, well: bool) -> bool {
+        self.open -= 1;
+        self.broken |= !well;
+        let last = self.open == 0 && (self.next == all || self.broken);
+        if last && self.broken {
+            self.give_up();
+            return false;
+        }
+        last
+    }
+}
+
 impl Builder<'_> {
     /// A piece of the batch under way, or of the next.
     fn link(&self, batch: &Mutex<Batch>, work: &mut Work) -> bool {
@@ -116,7 +173,10 @@ impl Builder<'_> {
         if state.phase == Phase::Idle && !self.begin(&mut state) {
             return false;
         }
-        let (phase, all) = (state.phase, state.pieces());
+        let (all, looks) = match state.phase {
+            Phase::Look => (state.end - state.begin, true),
+            _ => (state.groups.len(), false),
+        };
         let piece = state.take(all, PIECE);
         if piece.is_empty() || state.broken {
             // Others are at the last pieces; if nobody is, whoever ended them panicked.
@@ -128,29 +188,29 @@ impl Builder<'_> {
             std::thread::yield_now();
             return true;
         }
-        let (begin, order) = (state.begin, Arc::clone(&state.order));
-        let back: Vec<NewLink> = if phase == Phase::Back { state.of_groups(&piece).to_vec() } else { Vec::new() };
-        drop(state);
-        work.links.clear();
-        work.placed.clear();
-        let done = catch_unwind(AssertUnwindSafe(|| match phase {
-            Phase::Place => piece.clone().for_each(|row| self.place((begin + row) as u32, work)),
-            Phase::Look => piece.clone().for_each(|at| self.look(&order, at, begin as u32, work)),
-            Phase::Back | Phase::Idle => {
-                for back in back.chunk_by(|a, b| (a.to, a.level) == (b.to, b.level)) {
+        let begin = state.begin;
+        let done = if looks {
+            drop(state);
+            work.links.clear();
+            catch_unwind(AssertUnwindSafe(|| {
+                piece.clone().for_each(|row| self.look((begin + row) as u32, begin as u32, work));
+            }))
+        } else {
+            let from = piece.start.checked_sub(1).map_or(0, |before| state.groups[before]);
+            let links: Vec<NewLink> = state.links[from..state.groups[piece.end - 1]].to_vec();
+            drop(state);
+            catch_unwind(AssertUnwindSafe(|| {
+                for back in links.chunk_by(|a, b| (a.to, a.level) == (b.to, b.level)) {
                     self.link_back(back, work);
                 }
-            }
-        }));
+            }))
+        };
         let mut state = batch.lock();
-        state.placed.append(&mut work.placed);
-        state.links.append(&mut work.links);
+        if looks {
+            state.links.append(&mut work.links);
+        }
         if state.done(all, done.is_ok()) {
-            match phase {
-                Phase::Place => state.put_in_order(),
-                Phase::Look => self.write(&mut state),
-                Phase::Back | Phase::Idle => self.end(&mut state),
-            }
+            if looks { self.write(&mut state) } else { self.end(&mut state) }
         }
         drop(state);
         done.map_or_else(|panic| resume_unwind(panic), |()| true)
@@ -162,13 +222,11 @@ impl Builder<'_> {
             return false;
         }
         state.begin = self.graph.end();
-        let most = (state.begin / BATCH_SHARE).clamp(BATCH.start, BATCH.end);
-        state.end = self.rows.len().min(state.begin + most);
+        state.end = self.rows.len().min(state.begin + BATCH);
         for row in self.graph.len()..state.end {
             self.graph.add(self.level(row as u32));
         }
-        (state.phase, state.next) = (Phase::Place, 0);
-        state.placed.clear();
+        (state.phase, state.next) = (Phase::Look, 0);
         state.links.clear();
         if state.begin == state.end {
             state.phase = Phase::Idle;
@@ -196,35 +254,15 @@ impl Builder<'_> {
         self.graph.level_of(self.rows.generation(row).0)
     }
 
-    fn query_of(&self, row: u32, query: &mut Coded) {
-        let (bytes, factors) = (self.rows.bytes.row(row as usize), self.rows.factors.row(row as usize));
-        self.rows.codec.query_of_row(bytes, factors, query);
-    }
-
-    /// Finds what is nearest to a row on the levels above the lowest.
-    fn place(&self, row: u32, work: &mut Work) {
-        let mut on = [None; LEVELS];
-        if self.graph.entry().is_some_and(|(_, top)| top > 0) {
-            self.query_of(row, &mut work.query);
-            work.scratch.descend(self.graph, self.rows, &work.query, 0, |level, at| {
-                if let Some(on) = LEVELS.checked_sub(level).and_then(|i| on.get_mut(i)) {
-                    *on = Some(at);
-                }
-            });
-        }
-        work.placed.push(Placed { on, row });
-    }
-
-    /// Finds a row's neighbours on each of its levels: among linked rows, and those of the batch that are older and stand near it.
-    fn look(&self, order: &[Placed], at: usize, begin: u32, work: &mut Work) {
-        let Placed { on, row } = order[at];
+    /// Finds a row's neighbours on each of its levels.
+    fn look(&self, row: u32, begin: u32, work: &mut Work) {
         let mut query = std::mem::take(&mut work.query);
-        self.query_of(row, &mut query);
+        let (bytes, factors) = (self.rows.bytes.row(row as usize), self.rows.factors.row(row as usize));
+        self.rows.codec.query_of_row(bytes, factors, &mut query);
         let level = self.level(row);
         let top = self.graph.entry().map(|(_, top)| top);
-        let known = (LEVELS - 1).checked_sub(level).and_then(|i| on[i]);
-        let from = known.or_else(|| work.scratch.descend(self.graph, self.rows, &query, level, |_, _| {}));
-        let mut from: Vec<u32> = from.into_iter().collect();
+        let mut from: Vec<u32> = Vec::new();
+        from.extend(work.scratch.descend(self.graph, self.rows, &query, level));
         for level in (0..=level).rev() {
             work.scratch.beam.clear();
             if top.is_some_and(|top| level <= top) {
@@ -237,17 +275,75 @@ impl Builder<'_> {
             // Rows of this batch are reached if it was begun before, and broken off: they are peers.
             near.extend(work.scratch.beam.iter().map(|met| met.row).filter(|to| *to < begin));
             work.peers.clear();
-            // Few rows are on higher levels: there all of the batch are asked.
-            let around =
-                if level == 0 { at.saturating_sub(PEERS)..order.len().min(at + PEERS) } else { 0..order.len() };
-            let older = order[around].iter().map(|placed| placed.row).filter(|peer| *peer < row);
-            work.peers.extend(older.filter(|peer| level == 0 || self.level(*peer) >= level));
+            work.peers.extend((begin..row).filter(|peer| level == 0 || self.level(*peer) >= level));
             near.extend(work.scratch.best(self.rows, &query, &work.peers, LINKS));
             self.choose(row, &mut near, LINKS, &mut work.products);
             work.links.extend(near.iter().map(|to| NewLink { level: level as u32, from: row, to: *to }));
             work.chosen = near;
         }
         work.query = query;
+    }
+
+    /// How near rows are to one, from the products of their bytes; the same both ways.
+    fn scores<'b>(&'b self, row: u32, to: &'b [u32], products: &'b [i32]) -> impl Iterator<Item = f32> + 'b {
+        let own = self.rows.factors.row(row as usize);
+        let all = to.iter().zip(products);
+        all.map(move |(to, product)| self.rows.codec.symmetric(own, self.rows.factors.row(*to as usize), *product))
+    }
+
+    /// Rows with their scores to `row`, nearest first.
+    fn scored(&self, row: u32, near: &[u32], products: &mut Vec<i32>) -> Vec<(f32, u32)> {
+        products.resize(near.len(), 0);
+        bytes_products_of(self.rows.bytes.row(row as usize), &self.rows.bytes, near, products);
+        let mut scored: Vec<(f32, u32)> = self.scores(row, near, products).zip(near.iter().copied()).collect();
+        // Of equals the latest comes first: copies of one vector make a chain, not a star.
+        scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+        scored
+    }
+
+    /// Leaves of `near` the neighbours that `row` takes, nearest first; at most `most`.
+    fn choose(&self, row: u32, near: &mut Vec<u32>, most: usize, products: &mut Vec<i32>) {
+        let scored = self.scored(row, near, products);
+        near.clear();
+        self.take(row, scored, near, most);
+    }
+
+    /// Takes from behind the first `kept` of `near` neighbours for `row` besides those, until it has `most`; nearest first.
+    pub(super) fn complete(&self, row: u32, near: &mut Vec<u32>, kept: usize, most: usize, products: &mut Vec<i32>) {
+        let others = self.scored(row, &near[kept..], products);
+        near.truncate(kept);
+        self.take(row, others, near, most);
+        let sorted = self.scored(row, near, products);
+        near.clear();
+        near.extend(sorted.iter().map(|(_, to)| *to));
+    }
+
+    fn take(&self, row: u32, scored: Vec<(f32, u32)>, near: &mut Vec<u32>, most: usize) {
+        let is_copy = |to: u32| self.rows.bytes.row(to as usize) == self.rows.bytes.row(row as usize);
+        // One copy of the row's own vector is enough, and stands before nobody: it is as near to all as the row is.
+        let mut copy = near.iter().copied().find(|to| is_copy(*to));
+        for (score, to) in scored.into_iter().take(EF_CONSTRUCTION) {
+            if near.len() == most {
+                break;
+            }
+            let taken = if is_copy(to) { copy.is_none() } else { !self.is_behind(to, score, near, copy) };
+            if taken {
+                near.push(to);
+                copy = copy.or_else(|| is_copy(to).then_some(to));
+            }
+        }
+    }
+
+    /// Whether a row is at least as near to one of `taken` as its score says.
+    fn is_behind(&self, row: u32, score: f32, taken: &[u32], but: Option<u32>) -> bool {
+        let bytes = self.rows.bytes.row(row as usize);
+        taken.chunks(ASKED).any(|some| {
+            let mut products = [0; ASKED];
+            let products = &mut products[..some.len()];
+            bytes_products_of(bytes, &self.rows.bytes, some, products);
+            let behind = |(other, to): (f32, &u32)| other >= score && Some(*to) != but;
+            self.scores(row, some, products).zip(some).any(behind)
+        })
     }
 
     /// Writes the batch's own links, and groups those back by the row they lead from.
@@ -379,13 +475,13 @@ mod tests {
             index.append(Generation(row + 1), &vector, 0.1);
         }
         let builder = Builder { graph: &index.graph, rows: &index.rows };
-        for phase in [Phase::Place, Phase::Look, Phase::Back, Phase::Back] {
+        for phase in [Phase::Look, Phase::Back, Phase::Back] {
             while index.building.batch.lock().phase != phase {
                 assert!(index.build());
             }
             index.build();
             let mut state = index.building.batch.lock();
-            let all = state.pieces();
+            let all = if phase == Phase::Look { state.end - state.begin } else { state.groups.len() };
             assert!(!state.take(all, PIECE).is_empty() && !state.done(all, false) && state.phase == Phase::Idle);
         }
         // One that ended its batch and panicked then.
