@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plots
 from rich.console import Console
 from rich.table import Table
 
@@ -122,6 +121,8 @@ def main() -> None:
     for threads, of in theirs.items():
         lines |= {f"{name}, one graph, {threads} threads": line for name, line in of.items()}
     if arguments.plot:
+        import plots  # needs matplotlib, which nothing else here does
+
         rate = "absorbed rows/s"
         panels = {"spaces, engram": {"engram": {n: line[rate] for n, line in own.items()}}}
         names = sorted({name for of in theirs.values() for name in of})

@@ -30,9 +30,6 @@ from rich.table import Table
 import engram
 from engram._sample import load_full, load_sample
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import plots
-
 K = 10
 THREADS = 2
 M = 16
@@ -284,6 +281,9 @@ def main() -> None:
         results[name]["at"] = {str(target): at(results[name]["lines"], target) for target in TARGETS}
     results["engram"]["settled"] = settled(rows, cues[:100])
     if arguments.plot:
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+        import plots  # needs matplotlib, which nothing else here does
+
         plots.curves(results, f"{len(rows):,} rows, {rows.shape[1]} dimensions, cosine", arguments.plot)
     with contextlib.suppress(ImportError):
         results["single, µs"] = single(rows, cues)

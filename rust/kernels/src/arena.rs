@@ -235,6 +235,18 @@ mod tests {
     }
 
     #[test]
+    fn a_mapped_chunk_is_as_one_of_the_heap() {
+        let arena = Arena::<u64>::new(512);
+        arena.extend(1_000, |at, row| {
+            assert!(row.iter().all(|v| *v == 0), "row {at} is fresh");
+            row.fill(at as u64);
+        });
+        assert!(matches!(arena.chunks[3].get().unwrap().memory, Memory::Mapped { .. }));
+        assert!((0..1_000).all(|row| arena.row(row).iter().all(|v| *v == row as u64)));
+        assert_eq!(arena.row(999).as_ptr() as usize % ALIGN, 0);
+    }
+
+    #[test]
     fn readers_see_whole_rows_while_one_adds() {
         let arena = Arena::<u64>::new(9);
         std::thread::scope(|scope| {
