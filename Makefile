@@ -52,6 +52,7 @@ test: ## everything that must pass: quality, Rust tests, Python tests, packages
 quality: $(STAMPS)/python | check-rust ## tidy, formats, lints, types, stubs, Markdown
 	@$(PHASE) tidy $(BIN)/python -m pytest -q tests/test_tidy.py
 	@$(PHASE) cargo-fmt cargo fmt --all --check
+	@$(PHASE) protos $(BIN)/python tools/protos.py --check
 	@$(PHASE) ruff-check $(BIN)/ruff check .
 	@$(PHASE) ruff-format $(BIN)/ruff format --check .
 	@$(PHASE) markdown $(BIN)/pymarkdown --strict-config scan --recurse $(MARKDOWN)
@@ -103,6 +104,10 @@ safety: $(STAMPS)/python | check-rust ## AVX-512 kernels under Miri, whatever th
 .PHONY: lock
 lock: | check-python ## resolve the dev dependencies anew into requirements-dev.lock
 	tools/lock.sh "$(PYTHON)"
+
+.PHONY: protos
+protos: $(STAMPS)/python ## generate python/engram/v1 from proto/
+	$(BIN)/python tools/protos.py
 
 .PHONY: clean
 clean: ## remove what the targets above made

@@ -18,7 +18,8 @@ Rule = Callable[[Files], list[str]]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("rust", "python", "proto", "tests", "tools", "asv_bench", "benchmarks", "docs", "examples", ".github", ".ci")
-FOLDERS_NOT_OURS = {"target", "node_modules", "__pycache__", "env", "results", "html", "_pb", ".hypothesis"}
+FOLDERS_NOT_OURS = {"target", "node_modules", "__pycache__", "env", "results", "html", ".hypothesis"}
+GENERATED = ("_pb2.py", "_pb2.pyi")
 SUFFIXES = {".rs", ".py", ".pyi", ".proto", ".toml", ".md", ".yml", ".json", ".sh", ".ts", ".tsx"}
 CODE = (".rs", ".py", ".pyi", ".ts", ".tsx")
 
@@ -44,7 +45,7 @@ FUNCTION_LINES_MAX = 70
 FOLDER_FILES_MAX = 12
 FOLDER_DOORS = {"mod.rs", "lib.rs", "__init__.py"}  # a folder's door is not counted among its rooms
 ARCHITECTURE_LINES_MAX = 300
-PUBLIC_NAMES_MAX = 40
+PUBLIC_NAMES_MAX = 48  # of which the errors are half
 
 TAG = re.compile(r"\b[TODGSPK]\d{1,2}\b")
 BANNED_NAME = re.compile(r"Manager|Helper|Processor|Cognitive[A-Z]|Enhanced|Smart|(?:^|_)utils(?:_|$)")
@@ -66,6 +67,7 @@ def read_repository() -> dict[str, str]:
     for folder in FOLDERS:
         for where, folders, names in os.walk(ROOT / folder):
             folders[:] = [name for name in folders if name not in FOLDERS_NOT_OURS]
+            names = [name for name in names if not name.endswith(GENERATED)]
             paths += [Path(where, name) for name in names if Path(name).suffix in SUFFIXES or name == "run"]
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(paths)}
 

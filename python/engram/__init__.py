@@ -43,6 +43,7 @@ from engram._exceptions import (
     StorageError,
     Timeout,
     TooLarge,
+    Unavailable,
     UnsupportedVersion,
 )
 from engram._reads import Snapshot
@@ -52,6 +53,8 @@ from engram._types import Ack, BatchAck, Hit, HitBatch, Hits, Memory, Quarantine
 
 if TYPE_CHECKING:
     from engram import aio
+    from engram.client import connect
+    from engram.server import serve
 
 __all__ = [
     "Ack",
@@ -89,18 +92,26 @@ __all__ = [
     "StorageError",
     "Timeout",
     "TooLarge",
+    "Unavailable",
     "UnsupportedVersion",
     "aio",
+    "connect",
     "inspect",
     "open",
+    "serve",
     "verify",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `engram.aio` when it is first asked for: importing engram loads NumPy and the native module only."""
-    if name == "aio":
-        import importlib
+_LATER = {"connect": "engram.client", "serve": "engram.server"}
 
+
+def __getattr__(name: str) -> Any:
+    """Import what is first asked for now: importing engram loads NumPy and the native module only."""
+    import importlib
+
+    if name == "aio":
         return importlib.import_module("engram.aio")
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module 'engram' has no attribute {name!r}")

@@ -57,6 +57,11 @@ class AsyncSession:
         return self._session.state
 
     @property
+    def admitted(self) -> int:
+        """The last sequence that was taken."""
+        return self._session.admitted
+
+    @property
     def committed(self) -> int:
         """The last sequence that is committed."""
         return self._session.committed
@@ -156,13 +161,17 @@ class AsyncSession:
         """Store a frame of the wire. See `Session.observe_frame`."""
         return await self._calls(self._session.observe_frame, frame, on_overload=on_overload, timeout=timeout)
 
-    def submit_frame(self, frame: bytes) -> bytes | None:
+    def submit_frame(self, frame: bytes | bytearray | memoryview) -> bytes | None:
         """Take a frame of the wire or refuse it, at once. See `Session.submit_frame`."""
         return self._session.submit_frame(frame)
 
     def tell_absorbed(self) -> None:
         """Completions tell of what is absorbed, too, from now on. See `Session.tell_absorbed`."""
         self._session.tell_absorbed()
+
+    def tell_levels(self) -> None:
+        """Completions tell of the space's level from now on. See `Session.tell_levels`."""
+        self._session.tell_levels()
 
     @property
     def id(self) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 
 from engram import _core
 from engram._convert import Durability, Metric, whole
+from engram._core import Cancel as Cancel
+from engram._core import encode_frame as encode_frame
 from engram._pressure import Watch
 from engram._reads import Snapshot
 from engram._space import Space
@@ -156,6 +158,11 @@ class Engine:
     def stats(self) -> dict[str, Any]:
         """Figures of the engine: spaces, bytes by what they were written for, partitions, maintenance."""
         return self._core.stats()
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that callers meet, by name (`docs/reference/limits.md`)."""
+        return self._core.limits()
 
     @property
     def report(self) -> dict[str, Any]:

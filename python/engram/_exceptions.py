@@ -24,6 +24,7 @@ The tree::
     ├── Poisoned(RuntimeError)            cause
     ├── Quarantined(RuntimeError)         reason
     ├── Closed(RuntimeError)
+    ├── Unavailable(ConnectionError)
     ├── Locked(RuntimeError)              pid
     ├── Timeout(TimeoutError)
     └── Interrupted(KeyboardInterrupt)
@@ -59,6 +60,7 @@ __all__ = [
     "StorageError",
     "Timeout",
     "TooLarge",
+    "Unavailable",
     "UnsupportedVersion",
 ]
 
@@ -202,6 +204,10 @@ class Closed(EngramError, RuntimeError):
     """The engine is closed, or belongs to the process this one was forked from."""
 
 
+class Unavailable(EngramError, ConnectionError):
+    """The server cannot be reached, or is starting or ending; whether the call had an effect is not known."""
+
+
 class Locked(EngramError, RuntimeError):
     """Another process has the directory open."""
 
@@ -239,9 +245,39 @@ TABLE: dict[str, type[EngramError]] = {
     "POISONED": Poisoned,
     "QUARANTINED": Quarantined,
     "CLOSED": Closed,
+    "UNAVAILABLE": Unavailable,
     "LOCKED": Locked,
     "TIMEOUT": Timeout,
     "INTERRUPTED": Interrupted,
+}
+
+#: The same codes → status of gRPC.
+GRPC: dict[str, str] = {
+    "INVALID_ARGUMENT": "INVALID_ARGUMENT",
+    "TOO_LARGE": "INVALID_ARGUMENT",
+    "NOT_FOUND": "NOT_FOUND",
+    "ALREADY_EXISTS": "ALREADY_EXISTS",
+    "OVERLOADED": "RESOURCE_EXHAUSTED",
+    "QUOTA_EXCEEDED": "RESOURCE_EXHAUSTED",
+    "SNAPSHOT_EXPIRED": "FAILED_PRECONDITION",
+    "SEQUENCE_GAP": "OUT_OF_RANGE",
+    "SEQUENCE_CONFLICT": "ABORTED",
+    "SESSION_EXPIRED": "FAILED_PRECONDITION",
+    "FENCED": "ABORTED",
+    "PAUSED": "FAILED_PRECONDITION",
+    "DATA_LOSS": "DATA_LOSS",
+    "DISK_FULL": "RESOURCE_EXHAUSTED",
+    "PERMISSION_DENIED": "PERMISSION_DENIED",
+    "STORAGE": "INTERNAL",
+    "UNSUPPORTED_VERSION": "FAILED_PRECONDITION",
+    "CORRUPTED": "DATA_LOSS",
+    "POISONED": "FAILED_PRECONDITION",
+    "QUARANTINED": "ABORTED",
+    "CLOSED": "UNAVAILABLE",
+    "UNAVAILABLE": "UNAVAILABLE",
+    "LOCKED": "FAILED_PRECONDITION",
+    "TIMEOUT": "DEADLINE_EXCEEDED",
+    "INTERRUPTED": "CANCELLED",
 }
 
 

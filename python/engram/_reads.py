@@ -54,7 +54,8 @@ def _batches(stream: _core.RecallStream, size: int) -> Generator[HitBatch, None,
     try:
         for index in itertools.count():
             hits, last = stream.next(size)
-            yield HitBatch([Hit(hit) for hit in hits], stream.generation, index, last)
+            each = [Hit(hit) for hit in hits]
+            yield HitBatch(each, stream.generation, index, last, stream.absorbed, stream.lag_micros / 1e6)
             if last:
                 return
     finally:
@@ -174,7 +175,10 @@ class Reads:
         """
         cue, how = matrix("vector", vector, 1), _how(exact, ef, target_recall, consistency, max_lag)
         size = whole("batch_size", batch_size, 1, _BATCH_MAX)
-        return _batches(self._core.recall_stream(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), how), size)
+        return _batches(self._stream(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), how, size), size)
+
+    def _stream(self, cue: NDArray[np.float32], k: int, at: At, how: How, size: int) -> Any:
+        return self._core.recall_stream(cue, k, at, how)
 
     def recall_batch(
         self,

@@ -47,6 +47,11 @@ class Session:
         return self._core.state
 
     @property
+    def admitted(self) -> int:
+        """The last sequence that was taken, if it is not committed yet."""
+        return self._core.sequences()[0]
+
+    @property
     def committed(self) -> int:
         """The last sequence that is committed; a source goes on behind it."""
         return self._core.sequences()[1]
@@ -172,7 +177,7 @@ class Session:
         """
         return self._batch(self._core.say_frame(bytes(frame), self._space._timeout_ms(on_overload, timeout)))
 
-    def submit_frame(self, frame: bytes) -> bytes | None:
+    def submit_frame(self, frame: bytes | bytearray | memoryview) -> bytes | None:
         """Take a frame of the wire or refuse it, at once: for servers, which do not wait for a disk.
 
         What it comes to is told by `Engine.drain_completions`. A refusal is returned, as the bytes of a `Told` with a
@@ -184,7 +189,7 @@ class Session:
         Fenced, SessionExpired, NotFound, Closed
             The session takes no more frames from this speaker.
         """
-        return self._core.submit_frame(bytes(frame))
+        return self._core.submit_frame(frame)
 
     def tell_absorbed(self) -> None:
         """From now on `Engine.drain_completions` tells of what is absorbed, too: a `Told` with `absorbed`, cumulative.
@@ -194,6 +199,15 @@ class Session:
         Fenced, SessionExpired
         """
         self._core.tell_absorbed()
+
+    def tell_levels(self) -> None:
+        """From now on, not only from the first frame, `Engine.drain_completions` tells of the space's level.
+
+        Raises
+        ------
+        Fenced, SessionExpired
+        """
+        self._core.tell_levels()
 
     @property
     def id(self) -> int:

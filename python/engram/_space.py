@@ -196,6 +196,14 @@ class Space(Reads):
         ids = np.concatenate(stored)
         return BatchAck(ids, int(ids[-1]) if len(ids) else 0, self._core.durability, sorted(rejected))
 
+    def observe_frame(
+        self, frame: bytes, *, on_overload: OnOverload = "wait", timeout: float | None = None
+    ) -> BatchAck:
+        """Store a frame of the wire (`proto/engram/v1/frame.proto`), all or nothing; raises as `observe_batch`."""
+        first, count = self._core.observe_frame(bytes(frame), self._timeout_ms(on_overload, timeout))
+        ids = np.arange(first, first + count, dtype=np.uint64)
+        return BatchAck(ids, first + count - 1, self._core.durability, [])
+
     def forget(
         self,
         memory_id: int | Iterable[int] | None = None,

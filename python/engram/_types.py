@@ -268,9 +268,14 @@ class HitBatch:
         0, 1, 2, …
     last : bool
         No other follows.
+    absorbed : int
+    lag : float
+        As in `Hits`.
     """
 
     hits: list[Hit]
     generation: int
     index: int
     last: bool
+    absorbed: int = 0
+    lag: float = 0.0

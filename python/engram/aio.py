@@ -22,7 +22,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,10 @@ from engram._reads import Consistency, Snapshot
 from engram._space import Space
 from engram._types import Ack, BatchAck, HitBatch, Hits, Memory, QuarantinedBatch
 
-__all__ = ["AsyncEngine", "AsyncSession", "AsyncSnapshot", "AsyncSpace", "open"]
+if TYPE_CHECKING:
+    from engram.client.aio import AsyncRemoteEngine
+
+__all__ = ["AsyncEngine", "AsyncSession", "AsyncSnapshot", "AsyncSpace", "connect", "open"]
 
 _THREADS = 16
 _PAGE = 256
@@ -64,6 +67,21 @@ async def open(
     except BaseException:
         calls.end()
         raise
+
+
+async def connect(url: str, *, threads: int = _THREADS) -> AsyncRemoteEngine:
+    """Connect to a server, as `engram.connect` does.
+
+    Parameters
+    ----------
+    url : str
+        ``"grpc://HOST:PORT"``.
+    threads : int
+        Calls that may be under way at once; further ones wait. Streams need none.
+    """
+    from engram.client.aio import open_remote  # brings gRPC
+
+    return await open_remote(url, threads)
 
 
 class AsyncEngine:
@@ -114,6 +132,11 @@ class AsyncEngine:
     def report(self) -> dict[str, Any]:
         """What the start found."""
         return self._engine.report
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that callers meet, by name."""
+        return self._engine.limits
 
     @property
     def path(self) -> os.PathLike[str] | None:
@@ -348,6 +371,12 @@ class AsyncSpace(_AsyncReads):
             on_overload=on_overload,
             timeout=timeout,
         )
+
+    async def observe_frame(
+        self, frame: bytes, *, on_overload: OnOverload = "wait", timeout: float | None = None
+    ) -> BatchAck:
+        """Store a frame of the wire, all or nothing. See `Space.observe_frame`."""
+        return await self._calls(self._space.observe_frame, frame, on_overload=on_overload, timeout=timeout)
 
     async def forget(
         self,

@@ -5,6 +5,7 @@ import pickle
 import re
 from pathlib import Path
 
+import grpc
 import pytest
 
 import engram
@@ -20,7 +21,12 @@ def codes_of_the_core() -> set[str]:
 
 
 def test_every_code_of_the_core_has_an_exception_and_the_other_way_round() -> None:
-    assert codes_of_the_core() == set(_exceptions.TABLE)
+    assert codes_of_the_core() == set(_exceptions.TABLE) - {"UNAVAILABLE"}  # that one is of clients only
+
+
+def test_every_code_has_a_status_of_grpc() -> None:
+    assert set(_exceptions.GRPC) == set(_exceptions.TABLE)
+    assert all(hasattr(grpc.StatusCode, status) for status in _exceptions.GRPC.values())
 
 
 def test_every_exception_is_in_the_table_and_exported() -> None:
@@ -37,6 +43,8 @@ def test_the_documentation_has_the_same_table() -> None:
     assert page.is_file()
     rows = re.findall(r"^\| `([A-Z_]+)` \| `(\w+)`", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert dict(rows) == {code: kind.__name__ for code, kind in _exceptions.TABLE.items()}
+    statuses = re.findall(r"^\| `([A-Z_]+)` \| [^|]+ \| `([A-Z_]+)`", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert dict(statuses) == _exceptions.GRPC
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ NAMES = """
 Ack AlreadyExists BatchAck Closed Corrupted DataLoss DiskFull Engine EngramError Fenced Hit HitBatch Hits
 Interrupted InvalidArgument Locked Memory NotFound Overloaded Paused PermissionDenied Poisoned Quarantined
 QuarantinedBatch QuotaExceeded SequenceConflict SequenceGap Session SessionExpired Snapshot SnapshotExpired
-Space StorageError Timeout TooLarge UnsupportedVersion aio inspect open verify
+Space StorageError Timeout TooLarge Unavailable UnsupportedVersion aio connect inspect open serve verify
 """
 
 READS = {
@@ -39,6 +39,7 @@ METHODS: dict[type, dict[str, str]] = {
         **READS,
         "observe": "self, text=None, *, vector=None, confidence=1.0, metadata=None, observed_at=None, key=None, on_overload='wait', timeout=None",  # noqa: E501
         "observe_batch": "self, *, texts=None, vectors=None, metadata=None, confidence=None, observed_at=None, keys=None, atomic=True, on_overload='wait', timeout=None",  # noqa: E501
+        "observe_frame": "self, frame, *, on_overload='wait', timeout=None",
         "forget": "self, memory_id=None, *, key=None, where=None, purge=False, on_overload='wait', timeout=None",
         "set_quota": "self, *, memories=None, bytes=None",
         "wait_absorbed": "self, *, timeout=None",
@@ -54,6 +55,7 @@ METHODS: dict[type, dict[str, str]] = {
         "observe_frame": "self, frame, *, on_overload='wait', timeout=None",
         "submit_frame": "self, frame",
         "tell_absorbed": "self",
+        "tell_levels": "self",
         "on_pressure": "self, callback",
         "pause": "self",
         "resume": "self",
@@ -64,9 +66,20 @@ METHODS: dict[type, dict[str, str]] = {
     engram.Snapshot: {**READS, "release": "self"},
 }
 PROPERTIES: dict[type, set[str]] = {
-    engram.Engine: {"path", "report", "completions_fd"},
+    engram.Engine: {"path", "limits", "report", "completions_fd"},
     engram.Space: {"name", "dim", "metric", "durability"},
-    engram.Session: {"id", "token", "priority", "state", "committed", "absorbed", "credits", "level", "advised_batch"},
+    engram.Session: {
+        "id",
+        "token",
+        "priority",
+        "state",
+        "admitted",
+        "committed",
+        "absorbed",
+        "credits",
+        "level",
+        "advised_batch",
+    },
     engram.Snapshot: {"generation"},
 }
 
@@ -111,6 +124,7 @@ def test_the_async_methods_are_the_same() -> None:
 
 
 def test_import_loads_little() -> None:
-    code = "import engram, sys; print([m for m in ('typer', 'rich', 'asyncio', 'hypothesis') if m in sys.modules])"
+    big = ("typer", "rich", "asyncio", "hypothesis", "grpc", "google.protobuf")
+    code = f"import engram, sys; print([m for m in {big} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

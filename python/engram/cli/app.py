@@ -34,6 +34,7 @@ app = typer.Typer(
 
 Data = Annotated[Path, typer.Option("--data", help="The data directory.")]
 SpaceName = Annotated[str, typer.Option("--space", "-s", help="The space's name.")]
+Url = Annotated[str | None, typer.Option("--url", help="A server's, as grpc://127.0.0.1:7637, instead of a directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
 Directory = Annotated[Path, typer.Argument(help="The data directory.")]
 
@@ -53,11 +54,19 @@ def _existing(data: Path) -> Path:
     return data
 
 
+def _engine(data: Path, url: str | None, make: bool = False) -> engram.Engine:
+    """Open what a command works on."""
+    if url is not None:
+        return engram.connect(url)
+    return engram.open(data if make else _existing(data))
+
+
 @app.command()
 def ingest(
     source: Annotated[str, typer.Argument(help="FILE.jsonl, FILE.jsonl.gz, FILE.npy, or - for JSON lines on stdin.")],
     space: SpaceName,
     data: Data = _DATA,
+    url: Url = None,
     dim: Annotated[
         int | None, typer.Option(help="Dimensions of a new space; that of the first vector if absent.")
     ] = None,
@@ -81,7 +90,7 @@ def ingest(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn())
     console = Console(stderr=True)
     with (
-        engram.open(data) as engine,
+        _engine(data, url, make=True) as engine,
         Progress(*columns, console=console, disable=as_json or not console.is_terminal) as bar,
     ):
         task = bar.add_task(space, total=total)
@@ -132,6 +141,7 @@ def _space_opener(
 def recall(
     space: SpaceName,
     data: Data = _DATA,
+    url: Url = None,
     like: Annotated[int | None, typer.Option(help="The vector of this memory.")] = None,
     vector: Annotated[str | None, typer.Option(help="FILE.npy, or FILE.npy:ROW.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=16_384, help="How many.")] = 10,
@@ -143,7 +153,7 @@ def recall(
         raise BadInput("give either --like or --vector")
     cue: Any = None if vector is None else _cue(vector)
     condition = None if where is None else _condition(where)
-    with engram.open(_existing(data)) as engine:
+    with _engine(data, url) as engine:
         memories = engine.space(space)
         if like is not None:
             memory = memories.get(like)
@@ -203,11 +213,12 @@ def _cue(argument: str) -> Any:
 @app.command()
 def stats(
     data: Data = _DATA,
+    url: Url = None,
     space: Annotated[str | None, typer.Option("--space", help="Only this space.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the figures of the engine and of its spaces."""
-    with engram.open(_existing(data)) as engine:
+    with _engine(data, url) as engine:
         names = engine.spaces() if space is None else [space]
         spaces = {}
         for name in names:
@@ -219,9 +230,36 @@ def stats(
         return
     columns = ("dim", "metric", "durability", "memories", "generation", "unsealed_bytes", "sealed_bytes", "degraded")
     shown = [(name, *(one[column] for column in columns)) for name, one in spaces.items()]
-    output.table(str(data), ("space", *columns), shown)
+    output.table(url or str(data), ("space", *columns), shown)
     plain = [(name, value) for name, value in figures["engine"].items() if isinstance(value, int | str)]
     output.table("engine", ("figure", "value"), plain)
+
+
+@app.command()
+def serve(
+    data: Annotated[Path | None, typer.Option("--data", help="The data directory; without it, in memory.")] = None,
+    grpc: Annotated[str | None, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = None,
+    durability: Annotated[str | None, typer.Option(help="sync, os or memory.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings (docs/reference/server.md).")] = None,
+    reflection: Annotated[bool | None, typer.Option(help="Tell generic clients what there is to call.")] = None,
+    log: Annotated[str | None, typer.Option(help="console or json, to standard error.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings, and end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a directory over gRPC until Ctrl-C or SIGTERM; then drain and end.
+
+    Settings come from options, the environment (ENGRAM_GRPC, …) and the TOML file, in that order.
+    """
+    from engram.cli import serve as serving  # only this command needs a server
+
+    given = {
+        "data": data,
+        "grpc": grpc,
+        "durability": durability,
+        "reflection": reflection,
+        "log": log,
+    }
+    serving.run(config, print_config, as_json, given)
 
 
 _DAMAGE = ("path", "offset", "space", "lost", "reason")

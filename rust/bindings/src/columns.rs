@@ -1,12 +1,13 @@
 //! A batch's columns, as Python gives them, to a frame.
 
-use engram_core::records::{Columns, build_frame};
+use engram_core::records::{Columns, build_frame, check_frame};
+use engram_core::types::{Config, Metric};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyBytes, PyList};
 
 use crate::convert::{metadata_in, texts_in};
-use crate::errors::invalid;
+use crate::errors::{OrRaise, invalid};
 
 /// Vectors, texts, metadata, observed_at, confidence, keys: all of one length.
 #[derive(FromPyObject)]
@@ -68,4 +69,24 @@ impl ColumnsIn<'_> {
             keys: borrowed_keys.as_deref(),
         }))
     }
+}
+
+/// The columns as a frame of the wire, without a first sequence: for clients, which have no engine. With `whole` its items are checked as an
+/// engine with the default limits checks them.
+#[pyfunction]
+#[pyo3(signature = (columns, dim, metric, whole))]
+pub(crate) fn encode_frame<'py>(
+    py: Python<'py>,
+    columns: ColumnsIn<'py>,
+    dim: u32,
+    metric: &str,
+    whole: bool,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let config = Config::default();
+    let frame = columns.frame(dim as usize, config.metadata_depth_max)?;
+    let metric = Metric::parse(metric).or_raise()?;
+    if whole {
+        py.detach(|| check_frame(&frame, dim, metric, &config)).or_raise()?;
+    }
+    Ok(PyBytes::new(py, &frame))
 }

@@ -20,6 +20,8 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use crate::columns::encode_frame;
+    #[pymodule_export]
     use crate::completions::Heard;
     #[pymodule_export]
     use crate::engine::{Engine, inspect, simd_level, verify};
@@ -29,6 +31,8 @@ mod _core {
     use crate::reading::RecallStream;
     #[pymodule_export]
     use crate::session::Session;
+    #[pymodule_export]
+    use crate::signals::Cancel;
     #[pymodule_export]
     use crate::space::Space;
 }

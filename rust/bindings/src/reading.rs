@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use engram_core::engine::{self, AsOf, Core, Reading};
+use engram_core::engine::{self, AsOf, Core, Looked, Reading};
 use engram_core::error::Error;
 use engram_core::index::Width;
 use engram_core::store;
@@ -75,13 +75,12 @@ pub(crate) struct RecallStream {
     shared: Arc<Shared>,
     /// None: given up.
     inner: Mutex<Option<engine::RecallStream>>,
-    generation: u64,
+    looked: Looked,
 }
 
 impl RecallStream {
     pub(crate) fn new(shared: Arc<Shared>, inner: engine::RecallStream) -> Self {
-        let generation = inner.looked.generation.0;
-        Self { shared, generation, inner: Mutex::new(Some(inner)) }
+        Self { shared, looked: inner.looked, inner: Mutex::new(Some(inner)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<engine::RecallStream>> {
@@ -93,7 +92,17 @@ impl RecallStream {
 impl RecallStream {
     #[getter]
     fn generation(&self) -> u64 {
-        self.generation
+        self.looked.generation.0
+    }
+
+    #[getter]
+    fn absorbed(&self) -> u64 {
+        self.looked.absorbed.0
+    }
+
+    #[getter]
+    fn lag_micros(&self) -> i64 {
+        self.looked.lag_micros
     }
 
     /// The next hits, at most so many, and whether they are the last.

@@ -7,6 +7,7 @@ use engram_core::error::Error;
 use engram_core::records::FrameView;
 use engram_core::session::Known;
 use engram_core::store::{self, Speaker};
+use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -110,6 +111,12 @@ impl Session {
         core.listen(&self.space, &self.inner, self.epoch, Hears::Absorbed).or_raise()
     }
 
+    /// Completions tell of this session from now on: of levels, and of what frames come to.
+    fn tell_levels(&self) -> PyResult<()> {
+        let core = self.shared.engine()?.core();
+        core.listen(&self.space, &self.inner, self.epoch, Hears::Frames).or_raise()
+    }
+
     /// Observations and bytes that may be sent without being refused, as it stands.
     fn credits(&self) -> PyResult<(u64, u64)> {
         Ok(self.shared.engine()?.core().credits(&self.space, &self.inner))
@@ -137,12 +144,13 @@ impl Session {
     }
 
     /// None, or why the frame was refused, as the wire says it. Never waits.
-    fn submit_frame<'py>(&self, py: Python<'py>, frame: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    fn submit_frame<'py>(&self, py: Python<'py>, frame: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let engine = self.shared.engine()?;
-        let frame = frame.to_vec();
+        let frame = PyBuffer::<u8>::get(frame)?.to_vec(py)?;
         let submitted = py.detach(|| {
             let refused = engine.core().submit_frame(&self.space, &self.inner, self.epoch, frame);
-            engine.core().drive(self.space.options.partition.0 as usize);
+            // Not done here: a step may apply what others sent, and the caller is somebody's event loop.
+            engine.core().wake_writer(self.space.options.partition.0 as usize);
             refused
         });
         Ok(submitted.or_raise()?.map(|fault| PyBytes::new(py, &fault)))

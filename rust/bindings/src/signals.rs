@@ -1,6 +1,8 @@
 //! Signals while the engine works with the GIL released.
 
-use std::sync::{Mutex, PoisonError};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engram_core::error::Error;
@@ -15,9 +17,50 @@ const SLICE: Duration = Duration::from_millis(20);
 /// A long read looks this often: looking takes the GIL.
 const PULSE: Duration = Duration::from_millis(50);
 
-/// Looks for signals while the engine waits; keeps the exception the handler raised.
+thread_local! {
+    /// Of the call that `Cancel::run` runs on this thread.
+    static CANCELLED: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// Ends a call from another thread, as Ctrl-C would: what it waits for, or reads, is given up within some 50 ms.
+#[pyclass(frozen, module = "engram._core")]
 #[derive(Default)]
-pub(crate) struct Signals(Mutex<Option<PyErr>>);
+pub(crate) struct Cancel(Arc<AtomicBool>);
+
+#[pymethods]
+impl Cancel {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// From now on. Relaxed: a hint that is looked at now and then.
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    #[getter]
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Calls `call` without arguments; engine calls inside it on this thread raise `Interrupted` once this is set.
+    fn run(&self, call: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let before = CANCELLED.replace(Some(Arc::clone(&self.0)));
+        let outcome = call.call0();
+        CANCELLED.set(before);
+        outcome.map(Bound::unbind)
+    }
+}
+
+/// Looks for signals, and whether the call was cancelled, while the engine waits; keeps the exception the handler raised.
+pub(crate) struct Signals(Mutex<Option<PyErr>>, Option<Arc<AtomicBool>>);
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self(Mutex::default(), CANCELLED.with_borrow(Clone::clone))
+    }
+}
 
 impl Signals {
     fn swap(&self, raised: Option<PyErr>) -> Option<PyErr> {
@@ -25,6 +68,9 @@ impl Signals {
     }
 
     pub(crate) fn look(&self) -> Result<(), Error> {
+        if self.1.as_ref().is_some_and(|cancelled| cancelled.load(Ordering::Relaxed)) {
+            return Err(Error::Interrupted);
+        }
         match Python::attach(|py| py.check_signals()) {
             Ok(()) => Ok(()),
             Err(raised) => {

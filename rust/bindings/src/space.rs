@@ -29,6 +29,17 @@ pub(crate) struct Space {
 }
 
 impl Space {
+    fn put(&self, py: Python<'_>, frame: Vec<u8>, timeout_ms: u64) -> PyResult<(u64, u32)> {
+        let (engine, signals) = (self.shared.engine()?, Signals::default());
+        let committed = py.detach(|| {
+            let prepared = engine.core().prepare(&self.inner, frame)?;
+            let ticket = engine.submit(&self.inner, prepared, timeout_ms, &|| signals.look())?;
+            signals.wait(&ticket)
+        });
+        let committed = signals.raise(committed)?;
+        Ok((committed.first.0, committed.count))
+    }
+
     fn forget(&self, py: Python<'_>, wanted: Wanted, purge: bool, timeout_ms: u64) -> PyResult<u32> {
         let engine = self.shared.engine()?;
         let signals = Signals::default();
@@ -65,16 +76,14 @@ impl Space {
     /// Returns the first generation and how many were given.
     #[pyo3(signature = (columns, timeout_ms))]
     fn observe(&self, py: Python<'_>, columns: ColumnsIn<'_>, timeout_ms: u64) -> PyResult<(u64, u32)> {
-        let engine = self.shared.engine()?;
-        let frame = columns.frame(self.inner.options.dim as usize, engine.core().config.metadata_depth_max)?;
-        let signals = Signals::default();
-        let committed = py.detach(|| {
-            let prepared = engine.core().prepare(&self.inner, frame)?;
-            let ticket = engine.submit(&self.inner, prepared, timeout_ms, &|| signals.look())?;
-            signals.wait(&ticket)
-        });
-        let committed = signals.raise(committed)?;
-        Ok((committed.first.0, committed.count))
+        let depth = self.shared.engine()?.core().config.metadata_depth_max;
+        self.put(py, columns.frame(self.inner.options.dim as usize, depth)?, timeout_ms)
+    }
+
+    /// The same of a frame of the wire; its first sequence is not looked at.
+    #[pyo3(signature = (frame, timeout_ms))]
+    fn observe_frame(&self, py: Python<'_>, frame: &[u8], timeout_ms: u64) -> PyResult<(u64, u32)> {
+        self.put(py, frame.to_vec(), timeout_ms)
     }
 
     /// A new session, or the one of a token: with it, the last sequence its speaker knows to be acknowledged.

@@ -134,6 +134,12 @@ impl Core {
         }
     }
 
+    /// Says that partition `index` has work, for its own thread to do.
+    pub fn wake_writer(&self, index: usize) {
+        self.partitions[index].announce();
+        self.scheduler.wake(Task::Writer(index));
+    }
+
     /// A step of a partition's writer; false if another thread is at it.
     pub fn step_partition(&self, index: usize) -> bool {
         let partition = &self.partitions[index];

@@ -1,0 +1,11 @@
+"""The client: an engine in another process, with the methods of one in this.
+
+`link` is the connection and its one loop thread; `flow` the state machine of a session, on that loop; `space`,
+`session` and `engine` are the insides of `engram.Space`, `engram.Session` and `engram.Engine`, call by call, so that
+arguments, results and errors are the same; `stream` is what only a client has.
+"""
+
+from engram.client.engine import RemoteEngine, RemoteSpace, connect
+from engram.client.stream import ObserveStream
+
+__all__ = ["ObserveStream", "RemoteEngine", "RemoteSpace", "connect"]

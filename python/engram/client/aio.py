@@ -1,0 +1,191 @@
+"""A server as an engine for asyncio: `engram.aio.connect`.
+
+Calls run as those of `engram.aio.AsyncEngine` do. Any loop may use it, one after the other or at once: nothing here
+belongs to the loop that made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+
+from engram._aio_session import Calls
+from engram._convert import Durability, Metadata, Metric, Priority, Time, Vectors
+from engram.aio import AsyncEngine, AsyncSpace
+from engram.client.engine import RemoteEngine, RemoteSpace, connect
+from engram.client.stream import ObserveStream, OnProgress
+
+
+class AsyncObserveStream:
+    """`ObserveStream` with coroutines for what may wait. An async context manager like it."""
+
+    def __init__(self, stream: ObserveStream, calls: Calls) -> None:
+        self._stream = stream
+        self._calls = calls
+
+    @property
+    def token(self) -> str:
+        """The right to go on with this stream."""
+        return self._stream.token
+
+    @property
+    def committed(self) -> int:
+        """The last sequence that is acknowledged."""
+        return self._stream.committed
+
+    @property
+    def given(self) -> int:
+        """The last sequence that was given to an observation."""
+        return self._stream.given
+
+    @property
+    def rejected(self) -> list[tuple[int, str]]:
+        """Sequence and reason of observations that hold nothing."""
+        return self._stream.rejected
+
+    @property
+    def level(self) -> str:
+        """How hard the space is pressed."""
+        return self._stream.level
+
+    @property
+    def credits(self) -> tuple[int, int]:
+        """Observations and bytes that may be sent and not acknowledged."""
+        return self._stream.credits
+
+    @property
+    def reconnects(self) -> int:
+        """How often it tried to connect again."""
+        return self._stream.reconnects
+
+    async def observe(
+        self,
+        text: str | None = None,
+        *,
+        vector: Vectors | None = None,
+        confidence: float = 1.0,
+        metadata: Metadata | None = None,
+        observed_at: Time = None,
+        key: str | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Give the stream one observation. See `ObserveStream.observe`."""
+        await self._room(timeout)
+        return self._stream.observe(
+            text, vector=vector, confidence=confidence, metadata=metadata, observed_at=observed_at, key=key
+        )
+
+    async def observe_batch(
+        self,
+        *,
+        texts: Iterable[str | None] | None = None,
+        vectors: Vectors | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        confidence: float | Iterable[float] | None = None,
+        observed_at: Time | Iterable[Time] = None,
+        keys: Iterable[str | None] | None = None,
+        timeout: float | None = None,
+    ) -> range:
+        """Give the stream many observations. See `ObserveStream.observe_batch`."""
+        return await self._calls(
+            self._stream.observe_batch,
+            texts=texts,
+            vectors=vectors,
+            metadata=metadata,
+            confidence=confidence,
+            observed_at=observed_at,
+            keys=keys,
+            timeout=timeout,
+        )
+
+    async def _room(self, timeout: float | None) -> None:
+        if not self._stream.has_room:
+            await self._calls(self._stream.wait_room, timeout)
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything given is acknowledged."""
+        await self._calls(self._stream.flush, timeout)
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Flush, and end the session."""
+        await self._calls(self._stream.close, timeout)
+
+    async def detach(self) -> None:
+        """Give the stream up without ending the session."""
+        await self._calls(self._stream.detach)
+
+    async def __aenter__(self) -> AsyncObserveStream:
+        """Return the stream."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Flush and close; after an error flush, at most ten seconds, and detach."""
+        await asyncio.shield(self._calls(self._stream.__exit__, kind, error, trace))
+
+
+class AsyncRemoteSpace(AsyncSpace):
+    """A space on a server: what `AsyncSpace` has, and `stream`."""
+
+    def __init__(self, space: RemoteSpace, calls: Calls) -> None:
+        super().__init__(space, calls)
+        self._remote = space
+
+    async def stream(
+        self,
+        *,
+        priority: Priority = "normal",
+        resume: str | None = None,
+        acknowledged: int | None = None,
+        reconnect: float = 60.0,
+        buffer_bytes: int = 16 << 20,
+        on_progress: OnProgress | None = None,
+    ) -> AsyncObserveStream:
+        """Open a stream of observations, or go on with one. See `RemoteSpace.stream`."""
+        stream = await self._calls(
+            self._remote.stream,
+            priority=priority,
+            resume=resume,
+            acknowledged=acknowledged,
+            reconnect=reconnect,
+            buffer_bytes=buffer_bytes,
+            on_progress=on_progress,
+        )
+        return AsyncObserveStream(stream, self._calls)
+
+
+class AsyncRemoteEngine(AsyncEngine):
+    """An engine in another process. Use `engram.aio.connect`; an async context manager that closes the connection."""
+
+    def __init__(self, engine: RemoteEngine, calls: Calls) -> None:
+        super().__init__(engine, calls)
+        self._remote = engine
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._remote.url
+
+    async def space(
+        self,
+        name: str,
+        dim: int | None = None,
+        *,
+        metric: Metric | None = None,
+        durability: Durability | None = None,
+    ) -> AsyncRemoteSpace:
+        """Open the space `name`; made on first use if `dim` is given. See `Engine.space`."""
+        space = await self._calls(self._remote.space, name, dim, metric=metric, durability=durability)
+        return AsyncRemoteSpace(space, self._calls)
+
+
+async def open_remote(url: str, threads: int) -> AsyncRemoteEngine:
+    """Connect. See `engram.aio.connect`."""
+    calls = Calls(threads)
+    try:
+        return AsyncRemoteEngine(await calls(connect, url), calls)
+    except BaseException:
+        calls.end()
+        raise

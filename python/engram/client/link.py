@@ -1,0 +1,158 @@
+"""A connection to a server: one event loop on one thread, whichever threads call.
+
+`Link.call` waits for a coroutine on that loop. After a fork the child has neither thread nor connection: each use says
+so. Errors are those of the engine: the server sends their code and fields along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from engram._exceptions import TABLE, Closed, EngramError, InvalidArgument, Timeout, TooLarge, Unavailable, from_core
+from engram.v1 import service_pb2 as pb
+
+_T = TypeVar("_T")
+
+NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
+MESSAGE_BYTES_MAX = 8 << 20  # that a server may send
+SECONDS = 30.0  # for a call, unless it says otherwise
+_CONNECT_SECONDS = 10.0
+_DETAILS = "grpc-status-details-bin"
+
+
+def error_of(error: grpc.aio.AioRpcError) -> EngramError:
+    """Return what went wrong as the engine's own error."""
+    for name, value in error.trailing_metadata() or ():
+        if name == _DETAILS:
+            for detail in Status.FromString(value if isinstance(value, bytes) else value.encode()).details:
+                info = ErrorInfo()
+                if detail.Unpack(info) and info.reason in TABLE:
+                    fields = {name: json.loads(value) for name, value in info.metadata.items()}
+                    return from_core(info.reason, error.details() or "", fields)
+    code, text = error.code(), error.details() or ""
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Timeout("the server did not answer in time; whether the call had an effect is not known")
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return TooLarge(f"over the limits of a message: {text}", field="message", index=None)
+    return Unavailable(f"{code.name}: {text}")
+
+
+class Link:
+    """A channel, and the loop it lives on."""
+
+    def __init__(self, url: str) -> None:
+        scheme, _, self.address = url.partition("://")
+        if scheme != "grpc" or not self.address or "/" in self.address:
+            text = f'{url!r} is not a url of a server, like "grpc://127.0.0.1:7637"'
+            raise InvalidArgument(text, field="url", index=None)
+        self.url = url
+        self._pid = os.getpid()
+        self._closed = False
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="engram-client", daemon=True)
+        self._thread.start()
+        try:
+            self.channel = self.call(self._connect())
+        except BaseException:
+            self.close()
+            raise
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    async def _connect(self) -> grpc.aio.Channel:
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.min_reconnect_backoff_ms", 50),
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+        ]
+        channel = grpc.aio.insecure_channel(self.address, options=options)
+        try:
+            await asyncio.wait_for(channel.channel_ready(), _CONNECT_SECONDS)
+        except TimeoutError:
+            await channel.close()
+            raise Unavailable(f"no server answers at {self.url}") from None
+        return channel
+
+    def check(self) -> None:
+        """Complain if there is no connection any more."""
+        if self._pid != os.getpid():
+            text = f"the connection belongs to process {self._pid}; connect again after a fork"
+            raise Closed(text)
+        if self._closed:
+            raise Closed("the connection is closed")
+
+    def call(self, work: Coroutine[Any, Any, _T], timeout: float | None = None) -> _T:
+        """Wait for a coroutine on the loop; Ctrl-C cancels it."""
+        try:
+            self.check()
+        except Closed:
+            work.close()
+            raise
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("called on the client's own thread: from a callback, hand over to another")
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result(timeout)
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def _unary(self, method: str, request: Message, answer: Any, seconds: float | None) -> Any:
+        path = f"/{NAME}/{method}"
+        call = self.channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
+        try:
+            return await call(request, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+
+    def unary(self, method: str, request: Message, answer: type[_T], seconds: float | None = SECONDS) -> _T:
+        """Call what has one answer."""
+        return self.call(self._unary(method, request, answer, seconds))  # type: ignore[no-any-return]
+
+    async def streamed(
+        self, method: str, request: Message, answer: type[_T], seconds: float | None
+    ) -> AsyncIterator[_T]:
+        """Call what answers in pieces; on the loop."""
+        path = f"/{NAME}/{method}"
+        call = self.channel.unary_stream(path, type(request).SerializeToString, answer.FromString)  # type: ignore[attr-defined]
+        try:
+            async for message in call(request, timeout=seconds):
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from None
+
+    def close(self) -> None:
+        """End it; once."""
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+
+        async def end() -> None:
+            if hasattr(self, "channel"):
+                await self.channel.close()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()

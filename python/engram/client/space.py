@@ -1,0 +1,278 @@
+"""A space on a server: the inside of `engram.Space`, call by call."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram._convert import Arguments
+from engram._engine import encode_frame
+from engram._exceptions import TooLarge
+from engram._reads import At, How
+from engram.client.link import SECONDS, Link
+from engram.client.memory import RemoteMemory
+from engram.client.session import Levels, RemoteSession
+from engram.v1 import frame_pb2
+from engram.v1 import service_pb2 as pb
+
+_BATCH = 100
+_UINT32_MAX = 2**32 - 1
+_TIMES = ("observed_at", "committed_at")
+
+
+def _seconds(test: Any) -> Any:
+    """Return the microseconds of a condition as seconds, exact to the microsecond."""
+    if isinstance(test, dict):
+        return {operator: value if operator == "$exists" else _seconds(value) for operator, value in test.items()}
+    if isinstance(test, list | tuple):
+        return [_seconds(item) for item in test]
+    return test / 1e6 if isinstance(test, int) and test % 1_000_000 else test // 1_000_000
+
+
+def where_out(condition: dict[str, Any] | None) -> str:
+    """Return a condition, as `engram._convert.condition` makes it, in the wire's form."""
+
+    def out(part: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: [out(one) for one in test]
+            if name in ("$and", "$or") and isinstance(test, list)
+            else out(test)
+            if name == "$not"
+            else _seconds(test)
+            if name in _TIMES
+            else test
+            for name, test in part.items()
+        }
+
+    return "" if condition is None else json.dumps(out(condition), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"where: {value!r} cannot be sent")
+
+
+class RemoteStream:
+    """A recall whose batches come over the wire."""
+
+    def __init__(self, link: Link, answers: AsyncIterator[pb.RecallResponse]) -> None:
+        self._link = link
+        self._answers = answers
+        self._next: pb.RecallResponse | None = self._fetch()
+        self.generation = self._next.generation if self._next else 0
+        self.absorbed = self._next.absorbed if self._next else 0
+        self.lag_micros = self._next.lag_micros if self._next else 0
+
+    def _fetch(self) -> pb.RecallResponse | None:
+        async def fetch() -> pb.RecallResponse | None:
+            return await anext(self._answers, None)
+
+        return self._link.call(fetch())
+
+    def next(self, most: int) -> tuple[list[RemoteMemory], bool]:
+        """The next batch, as the server cut it."""
+        answer = self._next or self._fetch()
+        self._next = None
+        if answer is None:
+            return [], True
+        return [RemoteMemory(hit) for hit in answer.hits], answer.last
+
+    def close(self) -> None:
+        """Give it up."""
+        self._link.call(self._answers.aclose())  # type: ignore[attr-defined]
+
+
+class RemoteSpaceCore:
+    """One space's calls."""
+
+    def __init__(self, link: Link, levels: Levels, opened: pb.SpaceResponse) -> None:
+        self._link = link
+        self._levels = levels
+        self.name = opened.space
+        self.dim = opened.dim
+        self.metric = opened.metric
+        self.durability = opened.durability
+        self._message_bytes_max = opened.limits["message_bytes_max"]
+
+    # ---- writing -----------------------------------------------------------------------------------------------------
+
+    def observe(self, columns: Arguments, timeout_ms: int) -> tuple[int, int]:
+        """Store a batch, all or nothing."""
+        return self.observe_frame(encode_frame(columns, self.dim, self.metric, True), timeout_ms)
+
+    def observe_frame(self, frame: bytes, timeout_ms: int) -> tuple[int, int]:
+        """The same of a frame."""
+        if len(frame) + 1024 > self._message_bytes_max:
+            text = f"a batch of {len(frame)} bytes; the server takes messages of {self._message_bytes_max}"
+            raise TooLarge(text, field="batch", index=None)
+        request = pb.PutObservationsRequest(
+            space=self.name, frame=frame_pb2.Frame.FromString(frame), timeout_ms=timeout_ms
+        )
+        seconds = SECONDS + timeout_ms / 1000
+        answer = self._link.unary("PutObservations", request, pb.PutObservationsResponse, seconds)
+        return answer.first_memory_id, answer.count
+
+    def session(self, priority: str, resume: str | None, acknowledged: int | None, timeout_ms: int) -> RemoteSession:
+        """Open a session, or attach to one."""
+        asked = pb.Open(
+            space=self.name, priority=priority, token=resume or "", acknowledged=acknowledged, absorbed=True
+        )
+        return RemoteSession.open(self._link, self._levels, asked)
+
+    def _forget(self, timeout_ms: int, **which: Any) -> int:
+        request = pb.ForgetRequest(space=self.name, timeout_ms=timeout_ms, **which)
+        # A purge waits for snapshots, and rewrites files.
+        seconds = None if request.purge else SECONDS + timeout_ms / 1000
+        return self._link.unary("Forget", request, pb.ForgetResponse, seconds).count
+
+    def forget_ids(self, ids: builtins.list[int], purge: bool, timeout_ms: int) -> int:
+        """How many of these died."""
+        return self._forget(timeout_ms, memory_ids=ids, purge=purge) if ids else 0
+
+    def forget_key(self, key: str, purge: bool, timeout_ms: int) -> int:
+        """Whether it died."""
+        return self._forget(timeout_ms, key=key, purge=purge)
+
+    def forget_where(self, condition: dict[str, Any], purge: bool, timeout_ms: int) -> tuple[int, bool]:
+        """How many died: all that matched."""
+        return self._forget(timeout_ms, where=where_out(condition), purge=purge), True
+
+    def finish_purge(self, timeout_ms: int) -> None:
+        """The server has done it."""
+
+    def set_quota(self, memories: int, bytes: int) -> None:
+        """Limit it."""
+        request = pb.SetQuotaRequest(space=self.name, memories=memories, bytes=bytes)
+        self._link.unary("SetQuota", request, pb.SetQuotaResponse)
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    def _view(self, at: At) -> pb.View:
+        pin, moment, condition = at
+        view = pb.View(space=self.name, snapshot="" if pin is None else str(pin[0]), where=where_out(condition))
+        if moment is not None:
+            setattr(view, *moment)
+        return view
+
+    @staticmethod
+    def _how(how: How) -> pb.How:
+        exact, ef, target_recall, lag_ms, threads = how
+        settled = 0 if lag_ms is None else max(lag_ms, 1)
+        return pb.How(exact=exact, ef=ef, target_recall=target_recall, settled_within_ms=settled, threads=threads)
+
+    def stream(self, cue: NDArray[np.float32], k: int, at: At, how: How, size: int) -> RemoteStream:
+        """A recall, `size` hits a batch."""
+        request = pb.RecallRequest(
+            view=self._view(at),
+            vector=cue.astype("<f4", copy=False).tobytes(),
+            k=min(k, _UINT32_MAX),
+            batch_size=size,
+            how=self._how(how),
+        )
+        return RemoteStream(self._link, self._link.streamed("Recall", request, pb.RecallResponse, None))
+
+    def recall(
+        self, cue: NDArray[np.float32], k: int, at: At, how: How
+    ) -> tuple[int, int, int, builtins.list[RemoteMemory]]:
+        """Generation, up to which all is absorbed, how far that is behind, and the hits."""
+        request = pb.RecallRequest(
+            view=self._view(at),
+            vector=cue.astype("<f4", copy=False).tobytes(),
+            k=min(k, _UINT32_MAX),
+            batch_size=min(k, _BATCH),
+            how=self._how(how),
+        )
+
+        async def collect() -> builtins.list[pb.RecallResponse]:
+            answers = self._link.streamed("Recall", request, pb.RecallResponse, SECONDS)
+            return [answer async for answer in answers]
+
+        answers = self._link.call(collect())
+        hits = [RemoteMemory(hit) for answer in answers for hit in answer.hits]
+        first = answers[0]
+        return first.generation, first.absorbed, first.lag_micros, hits
+
+    def recall_batch(
+        self, cues: NDArray[np.float32], k: int, at: At, how: How
+    ) -> tuple[int, NDArray[np.uint64], NDArray[np.float32]]:
+        """Ids and scores of the nearest to each cue."""
+        request = pb.RecallBatchRequest(
+            view=self._view(at),
+            vectors=cues.astype("<f4", copy=False).tobytes(),
+            count=len(cues),
+            k=min(k, _UINT32_MAX),
+            how=self._how(how),
+        )
+        answer = self._link.unary("RecallBatch", request, pb.RecallBatchResponse, None)
+        ids = np.frombuffer(answer.ids, dtype="<u8").astype(np.uint64).reshape(len(cues), -1)
+        scores = np.frombuffer(answer.scores, dtype="<f4").astype(np.float32).reshape(len(cues), -1)
+        return 0, ids, scores
+
+    def _got(self, request: pb.GetRequest) -> RemoteMemory | None:
+        answer = self._link.unary("Get", request, pb.GetResponse)
+        return RemoteMemory(answer.memory) if answer.HasField("memory") else None
+
+    def get(self, memory_id: int, at: At) -> RemoteMemory | None:
+        """One memory."""
+        return self._got(pb.GetRequest(view=self._view(at), memory_id=memory_id))
+
+    def get_key(self, key: str, at: At) -> RemoteMemory | None:
+        """The memory of a key."""
+        return self._got(pb.GetRequest(view=self._view(at), key=key))
+
+    def history(self, key: str, at: At) -> builtins.list[RemoteMemory]:
+        """The versions of a key."""
+        request = pb.HistoryRequest(view=self._view(at), key=key)
+        return [RemoteMemory(one) for one in self._link.unary("History", request, pb.ListResponse).memories]
+
+    def list(self, after: int, limit: int, at: At) -> builtins.list[RemoteMemory]:
+        """Some memories behind `after`."""
+        request = pb.ListRequest(view=self._view(at), after=after, limit=min(limit, _UINT32_MAX))
+        return [RemoteMemory(one) for one in self._link.unary("List", request, pb.ListResponse).memories]
+
+    def count(self, at: At) -> int:
+        """How many there are."""
+        return self._link.unary("Count", pb.CountRequest(view=self._view(at)), pb.CountResponse).count
+
+    def pin(self) -> tuple[str, int]:
+        """A lease on what is visible now, and its generation."""
+        request = pb.OpenSnapshotRequest(space=self.name)
+        answer = self._link.unary("OpenSnapshot", request, pb.OpenSnapshotResponse)
+        return answer.snapshot, answer.generation
+
+    def release(self, lease: str) -> None:
+        """Let it go."""
+        request = pb.ReleaseSnapshotRequest(snapshot=lease)
+        self._link.unary("ReleaseSnapshot", request, pb.ReleaseSnapshotResponse)
+
+    # ---- what else it can say ----------------------------------------------------------------------------------------
+
+    def wait_absorbed(self, timeout_ms: int) -> int:
+        """Wait until the graph answers for everything."""
+        request = pb.WaitAbsorbedRequest(space=self.name, timeout_ms=timeout_ms)
+        seconds = SECONDS + timeout_ms / 1000
+        return self._link.unary("WaitAbsorbed", request, pb.WaitAbsorbedResponse, seconds).generation
+
+    def quarantined(self) -> builtins.list[tuple[int, int, int, int, str, str]]:
+        """Batches that could not be applied."""
+        request = pb.QuarantinedRequest(space=self.name)
+        return [
+            (q.first_memory_id, q.count, q.quarantined_at, q.first_sequence, q.reason, q.path)
+            for q in self._link.unary("Quarantined", request, pb.QuarantinedResponse).batches
+        ]
+
+    def read_quarantined(self, memory_id: int) -> builtins.list[RemoteMemory]:
+        """What one holds."""
+        request = pb.QuarantinedRequest(space=self.name, memory_id=memory_id)
+        return [RemoteMemory(m) for m in self._link.unary("Quarantined", request, pb.QuarantinedResponse).memories]
+
+    def stats(self) -> dict[str, Any]:
+        """Figures."""
+        figures = self._link.unary("Stats", pb.StatsRequest(space=self.name), pb.StatsResponse)
+        return json.loads(figures.stats)  # type: ignore[no-any-return]

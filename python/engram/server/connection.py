@@ -1,0 +1,277 @@
+"""A stream that observes: a state machine that every transport drives.
+
+    opening ── open ──→ open ⇄ paused ── drain ──→ draining ── close ──→ closed
+                          └────────── the peer is gone ──────────→ detached
+
+A transport gives `receive` what the peer says, when `ready` lets it, and sends what `outbound` yields; both are bytes
+of `ObserveRequest` and `ObserveResponse`. Nothing here waits for a disk: frames are submitted, and what they came to is
+told by the hub (S2, S3). What the peer may have unacknowledged is bounded by its window, what it has not read by
+`outbound_bytes_max`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import Any
+
+from engram._exceptions import EngramError, Fenced, InvalidArgument, Overloaded, Unavailable
+from engram._session import Session
+from engram.server.hub import Hub
+from engram.server.service import Service
+from engram.v1 import frame_pb2
+from engram.v1 import service_pb2 as pb
+
+_FRAME_TAG = b"\x12"  # field 2 of ObserveRequest, length-delimited
+_ACK_WAIT = 2.0  # for acknowledgements of what is committed
+_RETRY_MS = 100
+
+
+def frame_in(message: bytes) -> memoryview | None:
+    """Return the frame, if the message is nothing else: it goes to the engine as it came."""
+    if message[:1] != _FRAME_TAG:
+        return None
+    size, at = 0, 1
+    for shift in range(0, 35, 7):
+        if at >= len(message):
+            return None
+        byte = message[at]
+        size |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return memoryview(message)[at:] if at + size == len(message) else None
+    return None
+
+
+class Outbound:
+    """What the peer is owed, in order; whoever does not read is cut when it is too much."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._bytes_max = bytes_max
+        self._more = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.cut = asyncio.Event()
+        self.error: EngramError | None = None
+
+    def put(self, message: bytes) -> None:
+        """Owe one more message."""
+        if self.ended.is_set():
+            return
+        self._waiting.append(message)
+        self._bytes += len(message)
+        self._more.set()
+        if self._bytes > self._bytes_max:
+            text = f"{self._bytes} bytes of acknowledgements were not read; read them, and resume by the token"
+            self.end(Overloaded(text, retry_after_ms=_RETRY_MS, level="NORMAL"))
+            self._waiting.clear()
+            self.cut.set()
+
+    def end(self, error: EngramError | None = None) -> None:
+        """Nothing more comes."""
+        if not self.ended.is_set():
+            self.error = error
+            self.ended.set()
+            self._more.set()
+
+    async def next(self) -> bytes | None:
+        """Return the next message; None at the end."""
+        while not self._waiting:
+            if self.ended.is_set():
+                return None
+            self._more.clear()
+            await self._more.wait()
+        message = self._waiting.popleft()
+        self._bytes -= len(message)
+        return message
+
+
+class Connection:
+    """One stream's session."""
+
+    def __init__(self, service: Service, hub: Hub, session: Session) -> None:
+        self._service = service
+        self._hub = hub
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self.outbound = Outbound(service.settings.outbound_bytes_max)
+        self._in_flight: deque[tuple[int, int]] = deque()  # last sequence and bytes of each frame
+        self._in_flight_bytes = 0
+        self._acknowledged = session.committed
+        self._acknowledgement = asyncio.Event()
+        self._window = pb.Window()
+        self.last_traffic = self._loop.time()
+
+    @classmethod
+    async def open(cls, service: Service, hub: Hub, asked: pb.Open) -> Connection:
+        """Begin with what the peer asked for. Raises what `Space.session` does."""
+        space = service.engine.space(asked.space)
+        given: dict[str, Any] = {"priority": asked.priority or "normal", "resume": asked.token or None}
+        if asked.HasField("acknowledged"):
+            given["acknowledged"] = asked.acknowledged
+        session = await service.on_pool("write", partial(space.session, **given))
+        self = cls(service, hub, session)
+        before = hub.listen(session.id, self._told)
+        if before is not None:
+            before.__self__.fence()  # type: ignore[attr-defined]  # a bound method of the connection it replaces
+        session.tell_levels()
+        if asked.absorbed:
+            session.tell_absorbed()
+        opened = pb.Opened(
+            token=session.token,
+            committed=session.committed,
+            absorbed=session.absorbed,
+            window=self._window_now(),
+            dim=space.dim,
+            metric=space.metric,
+            durability=space.durability,
+        )
+        self._send(pb.ObserveResponse(opened=opened))
+        return self
+
+    # ---- what the peer says ------------------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Wait until the peer may be listened to: what it has unacknowledged is within its window."""
+        while self._in_flight and self._in_flight_bytes > max(self._window.bytes, self._in_flight[0][1]):
+            self._acknowledgement.clear()
+            await self._acknowledgement.wait()
+
+    async def receive(self, message: bytes) -> bool:
+        """Take a message; whether more may follow. What is raised ends the stream (S6)."""
+        self.last_traffic = self._loop.time()
+        frame = frame_in(message)
+        if frame is not None:
+            self._submit(frame)
+            return True
+        try:
+            request = pb.ObserveRequest.FromString(message)
+        except Exception:
+            raise InvalidArgument("not an ObserveRequest", field="message", index=None) from None
+        which = request.WhichOneof("what")
+        if which == "frame":
+            self._submit(memoryview(request.frame.SerializeToString()))
+        elif which in ("pause", "resume"):
+            self._session.pause() if which == "pause" else self._session.resume()
+            self._send_window()
+        elif which == "drain":
+            await self._drain()
+            self._send(pb.ObserveResponse(drained=pb.Drained(committed=self._session.committed)))
+        elif which == "close":
+            await self._drain()
+            await self._service.on_pool("write", self._session.close)
+            self._send(pb.ObserveResponse(closed=pb.Closed(committed=self._acknowledged)))
+            self.outbound.end()
+            return False
+        else:
+            text = "the stream is open already" if which == "open" else "an empty message"
+            raise InvalidArgument(text, field="message", index=None)
+        return True
+
+    def _submit(self, frame: memoryview) -> None:
+        refused = self._session.submit_frame(frame)
+        if refused is not None:
+            self.outbound.put(refused)
+            self._send_window()
+            return
+        admitted = self._session.admitted
+        if admitted > self._acknowledged:
+            self._in_flight.append((admitted, len(frame)))
+            self._in_flight_bytes += len(frame)
+
+    async def finish(self) -> None:
+        """Wait for the acknowledgements of all that was taken; the peer says nothing more."""
+        await self.settle(self._loop.time() + self._service.settings.drain_seconds)
+        self.outbound.end()
+
+    async def settle(self, until: float) -> None:
+        """Wait until all that was taken is acknowledged, at most until a time of the loop."""
+        try:
+            async with asyncio.timeout_at(until):
+                while self._in_flight:
+                    self._acknowledgement.clear()
+                    await self._acknowledgement.wait()
+        except TimeoutError:
+            pass
+
+    async def _drain(self) -> None:
+        await self._service.on_pool("write", self._session.drain)
+        # Committed; acknowledgements come by the descriptor. Of a quarantined batch none does.
+        try:
+            async with asyncio.timeout(_ACK_WAIT):
+                while self._acknowledged < self._session.committed:
+                    self._acknowledgement.clear()
+                    await self._acknowledgement.wait()
+        except TimeoutError:
+            pass
+
+    # ---- what the engine tells ---------------------------------------------------------------------------------------
+
+    def _told(self, told: bytes) -> None:
+        self.last_traffic = self._loop.time()
+        self.outbound.put(told)
+        message = frame_pb2.Told.FromString(told)
+        which = message.WhichOneof("what")
+        if which == "ack":
+            self._acknowledged = max(self._acknowledged, message.ack.first_sequence + message.ack.count - 1)
+            self._settle(self._acknowledged)
+        elif which == "fault":
+            self._settle(self._session.committed)
+            if self._session.admitted == self._session.committed:
+                self._settle(1 << 63)
+        elif which == "pressure":
+            self._send_window()
+
+    def _settle(self, through: int) -> None:
+        while self._in_flight and self._in_flight[0][0] <= through:
+            self._in_flight_bytes -= self._in_flight.popleft()[1]
+        self._acknowledgement.set()
+        if self._window_is_stale():
+            self._send_window()
+
+    # ---- the window --------------------------------------------------------------------------------------------------
+
+    def _window_now(self) -> pb.Window:
+        observations, size = self._session.credits
+        self._window = pb.Window(
+            observations=observations,
+            bytes=size,
+            advised_batch=self._session.advised_batch,
+            level=self._session.level,
+        )
+        return self._window
+
+    def _window_is_stale(self) -> bool:
+        observations, _ = self._session.credits
+        return not 0.75 * self._window.observations <= observations <= 1.25 * self._window.observations
+
+    def _send_window(self) -> None:
+        self._send(pb.ObserveResponse(window=self._window_now()))
+        self._acknowledgement.set()
+
+    def _send(self, message: pb.ObserveResponse) -> None:
+        self.outbound.put(message.SerializeToString())
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    def fence(self) -> None:
+        """Somebody else has attached."""
+        text = f"another speaker has attached; committed up to {self._session.committed}"
+        self.outbound.end(Fenced(text))
+
+    def leave(self, reason: str) -> None:
+        """Tell the peer that the stream will end."""
+        self._send(pb.ObserveResponse(leaving=pb.Leaving(reason=reason)))
+
+    def end(self, reason: str) -> None:
+        """End the stream; the session can be resumed."""
+        self.outbound.end(Unavailable(f"{reason}; committed up to {self._session.committed}, resume by the token"))
+
+    def detach(self) -> None:
+        """Give the session up, unless it was closed or taken over."""
+        self.outbound.end()
+        self._hub.forget(self._session.id, self._told)
+        if self._session.state not in ("CLOSED", "FENCED"):
+            self._session.detach()

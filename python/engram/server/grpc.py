@@ -1,0 +1,212 @@
+"""The service over gRPC, on `grpc.aio`: bytes in, bytes out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from engram._exceptions import EngramError, InvalidArgument, TooLarge
+from engram.server import streams
+from engram.server.connection import Connection
+from engram.server.hub import Hub
+from engram.server.log import log
+from engram.server.service import Service
+from engram.server.status import abort
+from engram.v1 import service_pb2 as pb
+
+NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+_SWEEPS = 10  # looks for idle streams in the time that makes one idle
+
+
+def _parse(kind: Any, message: bytes) -> Any:
+    try:
+        return kind.FromString(message)
+    except Exception:
+        raise InvalidArgument(f"not a {kind.DESCRIPTOR.name}", field="message", index=None) from None
+
+
+class GrpcServer:
+    """Listens on one address; made and used on one loop."""
+
+    def __init__(self, service: Service) -> None:
+        settings = service.settings
+        self._service = service
+        self._hub: Hub | None = None
+        self._connections: set[Connection] = set()
+        self._sweeping: asyncio.Task[None] | None = None
+        self._health = health.aio.HealthServicer()
+        options = [
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", settings.message_bytes_max),
+            ("grpc.max_send_message_length", settings.message_bytes_max + (1 << 20)),
+            ("grpc.max_metadata_size", settings.metadata_bytes_max),
+            ("grpc.max_concurrent_streams", settings.streams_max),
+            ("grpc.keepalive_time_ms", round(settings.keepalive_seconds * 1000)),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, self._handlers()),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.reflection:
+            names = (NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for method in pb.DESCRIPTOR.services_by_name["Engram"].methods:
+            kind = getattr(pb, method.input_type.name)
+            if method.name == "Observe":
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(self._observe)
+            elif method.server_streaming:
+                call = streams.recall if method.name == "Recall" else streams.watch
+                handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._streaming(kind, call))
+            else:
+                handlers[method.name] = grpc.unary_unary_rpc_method_handler(self._unary(method.name, kind))
+        return handlers
+
+    def _unary(self, name: str, kind: Any) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+        async def handler(message: bytes, context: _Context) -> bytes:
+            try:
+                answer = await self._service.answer(name, _parse(kind, message))
+                return answer.SerializeToString()
+            except Exception as error:
+                await abort(context, error)
+                raise
+
+        return handler
+
+    def _streaming(self, kind: Any, call: Any) -> Callable[[bytes, _Context], AsyncIterator[bytes]]:
+        async def handler(message: bytes, context: _Context) -> AsyncIterator[bytes]:
+            began, count = time.perf_counter(), 0
+            try:
+                async for answer in call(self._service, _parse(kind, message)):
+                    count += 1
+                    yield answer
+            except Exception as error:
+                await abort(context, error)
+            micros = round((time.perf_counter() - began) * 1e6)
+            context.set_trailing_metadata((("engram-micros", str(micros)), ("engram-batches", str(count))))
+
+        return handler
+
+    # ---- observing ---------------------------------------------------------------------------------------------------
+
+    async def _observe(self, _: AsyncIterator[bytes], context: _Context) -> None:
+        try:
+            connection = await self._open(context)
+        except Exception as error:
+            await abort(context, error)
+            return
+        self._connections.add(connection)
+        reading = asyncio.create_task(self._read(context, connection))
+        try:
+            await self._write(context, connection)
+        finally:
+            reading.cancel()
+            self._connections.discard(connection)
+            connection.detach()
+        if connection.outbound.error is not None:
+            await abort(context, connection.outbound.error)
+
+    async def _open(self, context: _Context) -> Connection:
+        if len(self._connections) >= self._service.settings.streams_max:
+            text = f"{len(self._connections)} streams are open; close some"
+            raise TooLarge(text, field="streams", index=None)
+        message: Any = await context.read()
+        asked = pb.ObserveRequest() if message is grpc.aio.EOF else _parse(pb.ObserveRequest, message)
+        if asked.WhichOneof("what") != "open":
+            raise InvalidArgument("a stream begins with Open", field="message", index=None)
+        _ = self._service.engine  # before there is one there is no hub
+        if self._hub is None:
+            raise RuntimeError("no hub")
+        return await Connection.open(self._service, self._hub, asked.open)
+
+    async def _read(self, context: _Context, connection: Connection) -> None:
+        try:
+            while True:
+                message: Any = await context.read()
+                if message is grpc.aio.EOF:
+                    break
+                if not await connection.receive(message):
+                    return
+                await connection.ready()
+            await connection.finish()
+        except EngramError as error:
+            connection.outbound.end(error)
+        except Exception as error:
+            log.error("a stream failed", exc_info=error)
+            connection.end("the stream failed: this is a bug, please report it")
+
+    async def _write(self, context: _Context, connection: Connection) -> None:
+        """Send what is owed. A peer that does not read holds the send for ever: it is cut."""
+        cut = asyncio.create_task(connection.outbound.cut.wait())
+        try:
+            while (message := await connection.outbound.next()) is not None:
+                sending = asyncio.ensure_future(context.write(message))
+                await asyncio.wait((sending, cut), return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done():
+                    sending.cancel()
+                    return
+                sending.result()
+        finally:
+            cut.cancel()
+
+    async def _sweep(self) -> None:
+        """End streams without traffic."""
+        idle = self._service.settings.idle_seconds_max
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(idle / _SWEEPS)
+            now = loop.time()
+            for connection in [*self._connections]:
+                if now - connection.last_traffic > idle:
+                    connection.end(f"nothing was said for {idle:g} s")
+
+    # ---- starting and ending -----------------------------------------------------------------------------------------
+
+    async def start(self, address: str) -> int:
+        """Listen; not ready yet. Returns the port."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise InvalidArgument(f"cannot listen on {address}: is it in use?", field="grpc", index=None)
+        for name in ("", NAME):
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.start()
+        return port
+
+    async def ready(self) -> None:
+        """The service has its engine."""
+        self._hub = Hub(self._service.engine, asyncio.get_running_loop())
+        self._sweeping = asyncio.create_task(self._sweep())
+        for name in ("", NAME):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Take no new calls; end streams when what they sent is acknowledged; then GOAWAY."""
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(self._server.stop(drain_seconds))
+        await asyncio.sleep(0)
+        connections = [*self._connections]
+        for connection in connections:
+            connection.leave("the server is stopping")
+        until = asyncio.get_running_loop().time() + drain_seconds
+        for connection in connections:
+            await connection.settle(until)
+            connection.end("the server is stopping")
+        await stopping
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        if self._hub is not None:
+            self._hub.close()

@@ -1,0 +1,45 @@
+"""Who is told what submitted frames came to: one drain a wake, whatever the number of streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from engram._engine import Engine
+
+_DRAINED = 256  # completions a wake: the loop is not held for long
+
+#: Called on the loop with the bytes of a `Told`.
+Listener = Callable[[bytes], None]
+
+
+class Hub:
+    """The listeners of an engine's sessions, by the session's id."""
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._fd = engine.completions_fd
+        self._listeners: dict[int, Listener] = {}
+        loop.add_reader(self._fd, self._wake)
+
+    def listen(self, session: int, listener: Listener) -> Listener | None:
+        """Tell this one from now on; return who was told before."""
+        before = self._listeners.get(session)
+        self._listeners[session] = listener
+        return before
+
+    def forget(self, session: int, listener: Listener) -> None:
+        """Tell it no more, if it is still the one that is told."""
+        if self._listeners.get(session) == listener:
+            del self._listeners[session]
+
+    def _wake(self) -> None:
+        for session, told in self._engine.drain_completions(_DRAINED):
+            listener = self._listeners.get(session)
+            if listener is not None:
+                listener(told)
+
+    def close(self) -> None:
+        """Watch the descriptor no more."""
+        self._loop.remove_reader(self._fd)

@@ -1,0 +1,99 @@
+"""Between what the engine hands out and the messages of the wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram._exceptions import InvalidArgument
+from engram._types import EPOCH, Hit, Memory, to_datetime
+from engram.v1 import service_pb2 as pb
+
+_PAGE_BYTES = 2 << 20  # of memories in one message, unless one is larger
+
+
+def vectors_in(name: str, data: bytes) -> NDArray[np.float32]:
+    """Return little-endian float32 as an array."""
+    if len(data) % 4:
+        raise InvalidArgument(f"{name} has {len(data)} bytes; float32 takes four each", field=name, index=None)
+    return np.frombuffer(data, dtype="<f4")
+
+
+def where_in(text: str) -> dict[str, Any] | None:
+    """Return a condition."""
+    if not text:
+        return None
+    try:
+        where = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"where is not JSON: {error}", field="where", index=None) from None
+    if not isinstance(where, dict):
+        raise InvalidArgument("where must be a JSON object", field="where", index=None)
+    return where
+
+
+def as_of_in(view: pb.View) -> int | datetime | None:
+    """Return the moment that a read looks at."""
+    which = view.WhichOneof("as_of")
+    if which is None:
+        return None
+    return view.generation if which == "generation" else to_datetime(view.time)
+
+
+def how_in(how: pb.How) -> dict[str, Any]:
+    """Return keyword arguments of a recall."""
+    return {
+        "exact": how.exact,
+        "ef": how.ef or None,
+        "target_recall": how.target_recall or None,
+        "consistency": "settled" if how.settled_within_ms else "latest",
+        "max_lag": how.settled_within_ms / 1000,
+    }
+
+
+def _micros(moment: datetime) -> int:
+    delta = moment - EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def memory_out(memory: Memory) -> pb.Memory:
+    """Return a memory, or a hit, as a message."""
+    metadata, observed_at = memory.metadata, memory.observed_at
+    out = pb.Memory(
+        memory_id=memory.memory_id,
+        text=memory.text,
+        metadata=json.dumps(metadata, ensure_ascii=False, separators=(",", ":")) if metadata else "",
+        key=memory.key,
+        confidence=memory.confidence,
+        observed_at=None if observed_at is None else _micros(observed_at),
+        committed_at=_micros(memory.committed_at),
+        ended=memory.ended,
+    )
+    if isinstance(memory, Hit):
+        out.score, out.provisional = memory.score, memory.provisional
+        return out
+    vector = memory.vector
+    if vector is not None:
+        out.vector = vector.astype("<f4", copy=False).tobytes()
+    return out
+
+
+def pages(memories: Iterable[Memory]) -> Iterator[list[pb.Memory]]:
+    """Cut memories into messages that are not too large; one that is larger comes alone."""
+    page: list[pb.Memory] = []
+    size = 0
+    for memory in memories:
+        message = memory_out(memory)
+        bytes_of = message.ByteSize()
+        if page and size + bytes_of > _PAGE_BYTES:
+            yield page
+            page, size = [], 0
+        page.append(message)
+        size += bytes_of
+    if page:
+        yield page

@@ -1,0 +1,169 @@
+"""A server's life: a thread with an event loop, from `serve` to `stop`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from engram import _engine
+from engram._engine import Engine
+from engram._exceptions import InvalidArgument
+from engram.server.grpc import GrpcServer
+from engram.server.log import log
+from engram.server.service import Service
+from engram.server.settings import Settings
+
+_T = TypeVar("_T")
+
+
+class Server:
+    """A running server. Use `engram.serve`; a context manager that stops.
+
+    Attributes
+    ----------
+    url : str
+        What `engram.connect` takes.
+    settings : Settings
+    """
+
+    def __init__(self, settings: Settings, engine: Engine | None) -> None:
+        self.settings = settings
+        self._given = engine
+        self._service = Service(settings)
+        self._loop = asyncio.new_event_loop()
+        self._stopped = threading.Event()
+        self._stopping = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="engram-server", daemon=True)
+        self._thread.start()
+        try:
+            self._grpc, port = self._on_loop(self._listen()).result()
+        except BaseException:
+            self._end()
+            raise
+        self.url = f"grpc://{settings.grpc.rpartition(':')[0]}:{port}"
+        log.info("listening", url=self.url)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _on_loop(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _listen(self) -> tuple[GrpcServer, int]:
+        grpc = GrpcServer(self._service)
+        return grpc, await grpc.start(self.settings.grpc)
+
+    def _recover(self) -> None:
+        """Open the engine, if none was given; until then calls are answered `Unavailable`."""
+        engine = self._given
+        if engine is None:
+            settings = self.settings
+            engine = _engine.open(settings.data, durability=settings.durability, limits=settings.limits)
+            log.info("recovered", data=str(settings.data), spaces=len(engine.spaces()), **engine.report)
+        self._service.engine_or_none = engine
+        self._on_loop(self._grpc.ready()).result()
+
+    @property
+    def engine(self) -> Engine:
+        """What is served: usable in this process meanwhile. Not stopped with the server if it was given."""
+        return self._service.engine
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until somebody stops it; whether it has stopped."""
+        return self._stopped.wait(timeout)
+
+    def stop(self, drain: float | None = None) -> None:
+        """Take no new calls, acknowledge what streams have sent, end them; close the engine if the server opened it.
+
+        Parameters
+        ----------
+        drain : float, optional
+            Seconds for that; by default `drain_seconds` of the settings. What was acknowledged is safe in any case.
+        """
+        with self._stopping:
+            if self._stopped.is_set():
+                return
+            self._on_loop(self._grpc.stop(self.settings.drain_seconds if drain is None else drain)).result()
+            engine, self._service.engine_or_none = self._service.engine_or_none, None
+            self._end()
+            log.info("stopped", url=self.url)
+            if engine is not None and self._given is None:
+                engine.close()
+
+    def _end(self) -> None:
+        self._service.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._stopped.set()
+
+    def __enter__(self) -> Server:
+        """Return the server."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def __repr__(self) -> str:
+        """Show where it listens."""
+        return f"<engram.Server {self.url}>"
+
+
+def serve(
+    engine_or_path: Engine | str | os.PathLike[str] | None = None,
+    *,
+    grpc: str | None = None,
+    settings: Settings | None = None,
+    **more: Any,
+) -> Server:
+    """Serve an engine, or a directory, to other processes; returns when it is ready.
+
+    Parameters
+    ----------
+    engine_or_path : Engine, str, PathLike or None
+        An engine of this process, which stays usable here, and open when the server stops; or a directory that the
+        server opens and closes; None: one in memory.
+    grpc : str, optional
+        Host and port; port 0 takes a free one. Only loopback addresses for now. Default "127.0.0.1:7637".
+    settings : Settings, optional
+        Ready-made settings; else they are read from the environment (``ENGRAM_…``) and `more`.
+    **more
+        Single settings by name (`docs/reference/server.md`).
+
+    Returns
+    -------
+    Server
+        A context manager that stops.
+
+    Raises
+    ------
+    InvalidArgument
+        A bad setting; an address that is not loopback, or is in use.
+    Locked, Corrupted, UnsupportedVersion, PermissionDenied, StorageError
+        As for `open`.
+    """
+    engine = engine_or_path if isinstance(engine_or_path, Engine) else None
+    if settings is None:
+        path = None if engine is not None or engine_or_path is None else Path(os.fspath(engine_or_path))  # type: ignore[arg-type]
+        settings = Settings.read(grpc=grpc, **{"data": path, **more} if path else more)
+        if engine_or_path is None:
+            settings = settings.model_copy(update={"data": more.get("data")})
+    elif grpc is not None or more:
+        raise InvalidArgument("give settings, or single ones, not both", field="settings", index=None)
+    server = Server(settings, engine)
+    try:
+        server._recover()
+    except BaseException:
+        server.stop(0)
+        raise
+    return server

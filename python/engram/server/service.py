@@ -1,0 +1,289 @@
+"""One call, one answer: what every transport offers, by the names of `proto/engram/v1/service.proto`.
+
+Each method takes a request message and returns an answer, on a thread: it uses the engine as any user does. `unary`
+says on which pool. Recalls and statistics that stream are in `streams`, observing streams in `connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+
+from engram._convert import SECONDS_MAX, OnOverload
+from engram._engine import Cancel, Engine
+from engram._exceptions import InvalidArgument, SnapshotExpired, Timeout, TooLarge, Unavailable
+from engram._reads import Reads, Snapshot
+from engram._space import Space
+from engram.server.messages import as_of_in, how_in, memory_out, pages, vectors_in, where_in
+from engram.server.settings import Settings
+from engram.v1 import frame_pb2
+from engram.v1 import service_pb2 as pb
+
+_T = TypeVar("_T")
+
+_SNAPSHOT_SECONDS = 600  # the engine has let it go by then
+_LIST_MAX = 256
+_ABSORB_SLICE = 0.2
+_DURABILITY = {
+    "sync": frame_pb2.DURABILITY_SYNC,
+    "os": frame_pb2.DURABILITY_OS,
+    "memory": frame_pb2.DURABILITY_MEMORY,
+}
+
+
+class Service:
+    """An engine's calls. `engine` is None until recovery is done."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine_or_none: Engine | None = None
+        self._pools = {
+            "read": ThreadPoolExecutor(settings.read_threads, "engram-read"),
+            "write": ThreadPoolExecutor(settings.write_threads, "engram-write"),
+            "slow": ThreadPoolExecutor(settings.slow_threads, "engram-slow"),
+        }
+        self._snapshots: dict[str, tuple[Snapshot, float]] = {}
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; `Unavailable` while it starts or ends."""
+        if self.engine_or_none is None:
+            raise Unavailable("the server is starting or ending: try again")
+        return self.engine_or_none
+
+    async def on_pool(self, pool: str, call: Callable[[], _T]) -> _T:
+        """Call on a thread; if who waits is cancelled, the call is given up."""
+        cancel = Cancel()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pools[pool], cancel.run, call)
+        except asyncio.CancelledError:
+            cancel.set()
+            raise
+
+    async def answer(self, method: str, request: Message) -> Message:
+        """Answer a call that has one answer."""
+        if method == "WaitAbsorbed":
+            return await self._wait_absorbed(request)
+        pool, call = UNARY[method]
+        if getattr(request, "purge", False):
+            pool = "slow"
+        return await self.on_pool(pool, partial(call, self, request))
+
+    def close(self) -> None:
+        """Take no more calls."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    def reads(self, view: pb.View) -> tuple[Reads, dict[str, Any]]:
+        """Return what a read looks at, and which of it."""
+        return self._reads(view), {"where": where_in(view.where), "as_of": as_of_in(view)}
+
+    def _reads(self, view: pb.View) -> Reads:
+        if not view.snapshot:
+            return self.engine.space(view.space)
+        held = self._snapshots.get(view.snapshot)
+        if held is None:
+            raise SnapshotExpired("the snapshot was released, or is over ten minutes old; open a new one")
+        return held[0]
+
+    def recall_batch(self, request: pb.RecallBatchRequest) -> pb.RecallBatchResponse:
+        """Ids and scores of the nearest to each of many cues."""
+        reads, which = self.reads(request.view)
+        flat = vectors_in("vectors", request.vectors)
+        if not request.count or len(flat) % request.count:
+            text = f"{len(flat)} components are not {request.count} vectors"
+            raise InvalidArgument(text, field="vectors", index=None)
+        size = request.count * request.k * 12
+        if size > self.settings.message_bytes_max:
+            raise TooLarge(f"the answer would take {size} bytes; ask for fewer at once", field="k", index=None)
+        cues = flat.reshape(request.count, -1)
+        how = how_in(request.how)
+        ids, scores = reads.recall_batch(cues, request.k, threads=request.how.threads or 1, **which, **how)
+        return pb.RecallBatchResponse(
+            ids=ids.astype("<u8", copy=False).tobytes(), scores=scores.astype("<f4", copy=False).tobytes()
+        )
+
+    def get(self, request: pb.GetRequest) -> pb.GetResponse:
+        """One memory, or none."""
+        reads, as_of = self._reads(request.view), as_of_in(request.view)
+        which = request.WhichOneof("which")
+        if which == "key":
+            found = reads.get(key=request.key, as_of=as_of)
+        else:
+            found = reads.get(request.memory_id if which else None, as_of=as_of)
+        return pb.GetResponse(memory=None if found is None else memory_out(found))
+
+    def list(self, request: pb.ListRequest) -> pb.ListResponse:
+        """Some memories, by id."""
+        reads, which = self.reads(request.view)
+        limit = min(request.limit or _LIST_MAX, _LIST_MAX)
+        page = next(pages(reads.list(after=request.after, limit=limit, **which)), [])
+        return pb.ListResponse(memories=page)
+
+    def count(self, request: pb.CountRequest) -> pb.CountResponse:
+        """How many memories there are."""
+        return pb.CountResponse(count=len(self._reads(request.view)))
+
+    def history(self, request: pb.HistoryRequest) -> pb.ListResponse:
+        """All versions of a key."""
+        versions = [memory_out(memory) for memory in self._reads(request.view).history(request.key)]
+        answer = pb.ListResponse(memories=versions)
+        if answer.ByteSize() > self.settings.message_bytes_max:
+            text = f"the versions of {request.key!r} do not fit into one message"
+            raise TooLarge(text, field="key", index=None)
+        return answer
+
+    def open_snapshot(self, request: pb.OpenSnapshotRequest) -> pb.OpenSnapshotResponse:
+        """Pin what is visible now."""
+        now = time.monotonic()
+        for name, (_, opened) in [*self._snapshots.items()]:
+            if now - opened > _SNAPSHOT_SECONDS:
+                self._snapshots.pop(name, None)
+        if len(self._snapshots) >= self.settings.snapshots_max:
+            text = f"{len(self._snapshots)} snapshots are open; release some"
+            raise TooLarge(text, field="snapshot", index=None)
+        snapshot = self.engine.space(request.space).snapshot()
+        name = secrets.token_urlsafe(16)
+        self._snapshots[name] = (snapshot, now)
+        return pb.OpenSnapshotResponse(snapshot=name, generation=snapshot.generation)
+
+    def release_snapshot(self, request: pb.ReleaseSnapshotRequest) -> pb.ReleaseSnapshotResponse:
+        """Let it go; twice is fine."""
+        held = self._snapshots.pop(request.snapshot, None)
+        if held is not None:
+            held[0].release()
+        return pb.ReleaseSnapshotResponse()
+
+    # ---- writing -----------------------------------------------------------------------------------------------------
+
+    def put_observations(self, request: pb.PutObservationsRequest) -> pb.PutObservationsResponse:
+        """Store observations, all or nothing."""
+        space = self.engine.space(request.space)
+        seconds = min(request.timeout_ms / 1000, SECONDS_MAX)
+        wait: OnOverload = "wait" if request.timeout_ms else "raise"
+        ack = space.observe_frame(request.frame.SerializeToString(), on_overload=wait, timeout=seconds)
+        first = ack.generation + 1 - len(ack.memory_ids)
+        durability = _DURABILITY[ack.durability]
+        return pb.PutObservationsResponse(first_memory_id=first, count=len(ack.memory_ids), durability=durability)
+
+    def forget(self, request: pb.ForgetRequest) -> pb.ForgetResponse:
+        """Forget by ids, key or condition."""
+        space = self.engine.space(request.space)
+        wait: OnOverload = "wait" if request.timeout_ms else "raise"
+        count = space.forget(
+            np.array(request.memory_ids, dtype=np.uint64) if request.memory_ids else None,
+            key=request.key or None,
+            where=where_in(request.where),
+            purge=request.purge,
+            on_overload=wait,
+            timeout=min(request.timeout_ms / 1000, SECONDS_MAX),
+        )
+        return pb.ForgetResponse(count=count)
+
+    # ---- spaces ------------------------------------------------------------------------------------------------------
+
+    def create_space(self, request: pb.CreateSpaceRequest) -> pb.SpaceResponse:
+        """Open a space, or make it."""
+        given: dict[str, Any] = {"metric": request.metric or None, "durability": request.durability or None}
+        space = self.engine.space(request.space, request.dim or None, **given)
+        return pb.SpaceResponse(
+            space=space.name,
+            dim=space.dim,
+            metric=space.metric,
+            durability=space.durability,
+            limits={**self.engine.limits, "message_bytes_max": self.settings.message_bytes_max},
+        )
+
+    def list_spaces(self, _: pb.ListSpacesRequest) -> pb.ListSpacesResponse:
+        """Names."""
+        return pb.ListSpacesResponse(spaces=self.engine.spaces())
+
+    def drop_space(self, request: pb.DropSpaceRequest) -> pb.DropSpaceResponse:
+        """Remove a space."""
+        self.engine.drop_space(request.space)
+        return pb.DropSpaceResponse()
+
+    def set_quota(self, request: pb.SetQuotaRequest) -> pb.SetQuotaResponse:
+        """Limit a space."""
+        space = self.engine.space(request.space)
+        space.set_quota(memories=request.memories or None, bytes=request.bytes or None)
+        return pb.SetQuotaResponse()
+
+    async def _wait_absorbed(self, request: Any) -> pb.WaitAbsorbedResponse:
+        """Wait in slices: nobody holds a thread for long."""
+        until = time.monotonic() + request.timeout_ms / 1000
+        while True:
+            left = until - time.monotonic()
+            space: Space = self.engine.space(request.space)
+            try:
+                wait = partial(space.wait_absorbed, timeout=max(0.0, min(left, _ABSORB_SLICE)))
+                await self.on_pool("slow", wait)
+                break
+            except Timeout:
+                if left <= 0:
+                    raise
+        return pb.WaitAbsorbedResponse(generation=space.stats()["absorbed_generation"])
+
+    def quarantined(self, request: pb.QuarantinedRequest) -> pb.QuarantinedResponse:
+        """What could not be applied."""
+        space = self.engine.space(request.space)
+        kept = space.read_quarantined(request.memory_id) if request.memory_id else []
+        batches = [
+            pb.QuarantinedResponse.Batch(
+                first_memory_id=batch.memory_ids.start,
+                count=len(batch.memory_ids),
+                quarantined_at=round(batch.quarantined_at.timestamp() * 1e6),
+                first_sequence=batch.sequence or 0,
+                reason=batch.reason,
+                path="" if batch.path is None else str(batch.path),
+            )
+            for batch in space.quarantined()
+        ]
+        return pb.QuarantinedResponse(batches=batches, memories=map(memory_out, kept))
+
+    # ---- the engine --------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, _: pb.CheckpointRequest) -> pb.CheckpointResponse:
+        """Seal everything."""
+        self.engine.checkpoint()
+        return pb.CheckpointResponse()
+
+    def stats(self, request: pb.StatsRequest | pb.WatchStatsRequest) -> pb.StatsResponse:
+        """Figures of a space, or the engine."""
+        if request.space:
+            figures = self.engine.space(request.space).stats()
+        else:
+            figures = {**self.engine.stats(), "report": self.engine.report}
+        return pb.StatsResponse(stats=json.dumps(figures, default=str))
+
+
+#: Method → pool and function.
+UNARY: dict[str, tuple[str, Callable[[Service, Any], Message]]] = {
+    "PutObservations": ("write", Service.put_observations),
+    "RecallBatch": ("read", Service.recall_batch),
+    "Get": ("read", Service.get),
+    "List": ("read", Service.list),
+    "Count": ("read", Service.count),
+    "History": ("read", Service.history),
+    "Forget": ("write", Service.forget),
+    "OpenSnapshot": ("read", Service.open_snapshot),
+    "ReleaseSnapshot": ("read", Service.release_snapshot),
+    "CreateSpace": ("write", Service.create_space),
+    "ListSpaces": ("read", Service.list_spaces),
+    "DropSpace": ("write", Service.drop_space),
+    "SetQuota": ("write", Service.set_quota),
+    "Quarantined": ("read", Service.quarantined),
+    "Checkpoint": ("slow", Service.checkpoint),
+    "Stats": ("read", Service.stats),
+}

@@ -1,0 +1,47 @@
+"""Errors as every client of gRPC reads them: a status, with `ErrorInfo` and `RetryInfo` (google.rpc)."""
+
+from __future__ import annotations
+
+import json
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from engram._exceptions import GRPC, EngramError
+from engram.server.log import log
+
+DETAILS = "grpc-status-details-bin"
+DOMAIN = "engram"
+
+
+def code_of(error: EngramError) -> grpc.StatusCode:
+    """Return the status for an error, by the one table."""
+    return grpc.StatusCode[GRPC[error.code]]
+
+
+def details_of(error: EngramError) -> bytes:
+    """Return the rich form of an error."""
+    fields = {name: json.dumps(value, default=str) for name, value in vars(error).items() if name != "message"}
+    info = ErrorInfo(reason=error.code, domain=DOMAIN, metadata=fields)
+    details: list[ErrorInfo | RetryInfo] = [info]
+    retry_ms = getattr(error, "retry_after_ms", None)
+    if retry_ms is not None:
+        details.append(RetryInfo(retry_delay=Duration(seconds=retry_ms // 1000, nanos=retry_ms % 1000 * 1_000_000)))
+    status = Status(code=code_of(error).value[0], message=error.message)
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    out: bytes = status.SerializeToString()
+    return out
+
+
+async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: BaseException) -> None:
+    """End a call with an error; never returns."""
+    if isinstance(error, EngramError):
+        await context.abort(code_of(error), error.message, ((DETAILS, details_of(error)),))
+    log.error("a call failed", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: this is a bug, please report it")
