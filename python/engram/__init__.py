@@ -53,7 +53,7 @@ from engram._types import Ack, BatchAck, Hit, HitBatch, Hits, Memory, Quarantine
 
 if TYPE_CHECKING:
     from engram import aio
-    from engram.client import connect
+    from engram.client import ObserveStream, connect
     from engram.server import serve
 
 __all__ = [
@@ -75,6 +75,7 @@ __all__ = [
     "Locked",
     "Memory",
     "NotFound",
+    "ObserveStream",
     "Overloaded",
     "Paused",
     "PermissionDenied",
@@ -103,7 +104,7 @@ __all__ = [
 ]
 
 
-_LATER = {"connect": "engram.client", "serve": "engram.server"}
+_LATER = {"ObserveStream": "engram.client", "connect": "engram.client", "serve": "engram.server"}
 
 
 def __getattr__(name: str) -> Any:

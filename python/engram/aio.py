@@ -69,19 +69,21 @@ async def open(
         raise
 
 
-async def connect(url: str, *, threads: int = _THREADS) -> AsyncRemoteEngine:
+async def connect(url: str, *, timeout: float = 10.0, threads: int = _THREADS) -> AsyncRemoteEngine:
     """Connect to a server, as `engram.connect` does.
 
     Parameters
     ----------
     url : str
         ``"grpc://HOST:PORT"``.
+    timeout : float
+        Seconds to try for.
     threads : int
         Calls that may be under way at once; further ones wait. Streams need none.
     """
     from engram.client.aio import open_remote  # brings gRPC
 
-    return await open_remote(url, threads)
+    return await open_remote(url, timeout, threads)
 
 
 class AsyncEngine:

@@ -180,7 +180,7 @@ def test_errors_page_is_the_table_of_the_code() -> None:
         for code, kind in _exceptions.TABLE.items()
     }
     assert shown == mapped
-    assert all(len(row) == 5 and all(row) for row in rows)
+    assert all(len(row) == 6 and all(row) for row in rows)
 
 
 def test_every_exported_error_is_in_the_table() -> None:
@@ -200,8 +200,14 @@ def test_cli_page_has_every_command_and_option() -> None:
     group = typer.main.get_command(app)
     page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
     assert [row[0].strip("`") for row in table("docs/reference/cli.md", "command")] == list(group.commands)
-    options = {o for command in group.commands.values() for p in command.params for o in p.opts if o.startswith("-")}
-    shown = set(re.findall(r"`(--?[a-z]+)`", page))
+    options = {
+        o
+        for command in group.commands.values()
+        for p in command.params
+        for o in p.opts + p.secondary_opts
+        if o[0] == "-"
+    }
+    shown = set(re.findall(r"`(--?[a-z-]+)`", page))
     assert shown == options
 
 

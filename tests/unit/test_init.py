@@ -12,7 +12,7 @@ import engram
 
 NAMES = """
 Ack AlreadyExists BatchAck Closed Corrupted DataLoss DiskFull Engine EngramError Fenced Hit HitBatch Hits
-Interrupted InvalidArgument Locked Memory NotFound Overloaded Paused PermissionDenied Poisoned Quarantined
+Interrupted InvalidArgument Locked Memory NotFound ObserveStream Overloaded Paused PermissionDenied Poisoned Quarantined
 QuarantinedBatch QuotaExceeded SequenceConflict SequenceGap Session SessionExpired Snapshot SnapshotExpired
 Space StorageError Timeout TooLarge Unavailable UnsupportedVersion aio connect inspect open serve verify
 """

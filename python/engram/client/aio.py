@@ -181,11 +181,11 @@ class AsyncRemoteEngine(AsyncEngine):
         return AsyncRemoteSpace(space, self._calls)
 
 
-async def open_remote(url: str, threads: int) -> AsyncRemoteEngine:
+async def open_remote(url: str, timeout: float, threads: int) -> AsyncRemoteEngine:
     """Connect. See `engram.aio.connect`."""
     calls = Calls(threads)
     try:
-        return AsyncRemoteEngine(await calls(connect, url), calls)
+        return AsyncRemoteEngine(await calls(connect, url, timeout=timeout), calls)
     except BaseException:
         calls.end()
         raise

@@ -184,13 +184,15 @@ class RemoteEngine(Engine):
         return f"<engram.Engine at {self.url}>"
 
 
-def connect(url: str) -> RemoteEngine:
+def connect(url: str, *, timeout: float = 10.0) -> RemoteEngine:
     """Connect to a server: the same methods as an engine in this process, and `Space.stream`.
 
     Parameters
     ----------
     url : str
         ``"grpc://HOST:PORT"``, as the server prints it.
+    timeout : float
+        Seconds to try for.
 
     Raises
     ------
@@ -199,7 +201,7 @@ def connect(url: str) -> RemoteEngine:
     InvalidArgument
         Not such a url.
     """
-    return RemoteEngine(Link(url))
+    return RemoteEngine(Link(url, timeout))
 
 
 __all__ = ["RemoteEngine", "RemoteSpace", "connect"]

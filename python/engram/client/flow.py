@@ -39,7 +39,7 @@ _PROBE_SECONDS = 0.25  # with a closed window and nothing in flight one frame as
 _OPEN_SECONDS = 30.0
 
 _TRANSIENT = (Unavailable, Timeout, Overloaded, DiskFull)
-_DURABILITY = {1: "sync", 2: "os", 3: "memory"}
+_OF_AN_ITEM = ("INVALID_ARGUMENT", "TOO_LARGE")
 _ids = itertools.count(1)
 
 
@@ -342,17 +342,20 @@ class Flow:
             sent.future.set_result(sent) if error is None else sent.future.set_exception(error)
 
     def _refused(self, fault: frame_pb2.Fault) -> None:
-        if not fault.expected:
-            for sent in self._in_flight:
-                if sent.first <= fault.first_sequence <= sent.last:
-                    sent.rejected.append((fault.first_sequence, fault.message))
-            if fault.code == "QUARANTINED":
-                self._drop(fault.first_sequence, self._error(fault))
+        at, error = fault.first_sequence, self._error(fault)
+        refused = next((sent for sent in self._in_flight if sent.first <= at <= sent.last), None)
+        if not fault.expected and fault.code in _OF_AN_ITEM:
+            if refused is not None:
+                refused.rejected.append((at, fault.message))
             return
-        error = self._error(fault)
-        loop = asyncio.get_running_loop()
-        self._rewind(fault.expected)
+        if fault.code == "QUARANTINED":
+            self._drop(at, error)
+            return
+        # Refused at once; or, without `expected`, when it had been taken: then all from it on is to be sent again.
+        again = min([first for first in (fault.expected, refused and refused.first) if first], default=0)
+        self._rewind(again)
         head = self._waiting[0] if self._waiting else None
+        loop = asyncio.get_running_loop()
         if isinstance(error, Overloaded | DiskFull | Paused):
             pause = fault.retry_after_ms / 1000 or _PROBE_SECONDS
             if head is not None and head.gives_up_at is not None and loop.time() + pause > head.gives_up_at:

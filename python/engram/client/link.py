@@ -26,7 +26,6 @@ _T = TypeVar("_T")
 NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
 MESSAGE_BYTES_MAX = 8 << 20  # that a server may send
 SECONDS = 30.0  # for a call, unless it says otherwise
-_CONNECT_SECONDS = 10.0
 _DETAILS = "grpc-status-details-bin"
 
 
@@ -50,7 +49,7 @@ def error_of(error: grpc.aio.AioRpcError) -> EngramError:
 class Link:
     """A channel, and the loop it lives on."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout: float) -> None:
         scheme, _, self.address = url.partition("://")
         if scheme != "grpc" or not self.address or "/" in self.address:
             text = f'{url!r} is not a url of a server, like "grpc://127.0.0.1:7637"'
@@ -62,7 +61,7 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="engram-client", daemon=True)
         self._thread.start()
         try:
-            self.channel = self.call(self._connect())
+            self.channel = self.call(self._connect(timeout))
         except BaseException:
             self.close()
             raise
@@ -71,7 +70,7 @@ class Link:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    async def _connect(self) -> grpc.aio.Channel:
+    async def _connect(self, timeout: float) -> grpc.aio.Channel:
         options = [
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -83,7 +82,7 @@ class Link:
         ]
         channel = grpc.aio.insecure_channel(self.address, options=options)
         try:
-            await asyncio.wait_for(channel.channel_ready(), _CONNECT_SECONDS)
+            await asyncio.wait_for(channel.channel_ready(), timeout)
         except TimeoutError:
             await channel.close()
             raise Unavailable(f"no server answers at {self.url}") from None

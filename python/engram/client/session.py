@@ -46,18 +46,18 @@ class RemoteSession:
 
     epoch = 0
 
-    def __init__(self, link: Link, flow: Flow, levels: Levels, priority: str) -> None:
+    def __init__(self, link: Link, flow: Flow, levels: Levels) -> None:
         self._link = link
         self._flow = flow
         self._levels = levels
         self._turn = asyncio.Lock()
-        self.priority = priority
+        self.priority = flow.opened.priority
 
     @classmethod
     def open(cls, link: Link, levels: Levels, asked: pb.Open) -> RemoteSession:
         """Open, or attach."""
         flow = link.call(Flow.start(link, asked, _RECONNECT_SECONDS))
-        return cls(link, flow, levels, asked.priority)
+        return cls(link, flow, levels)
 
     @property
     def token(self) -> str:

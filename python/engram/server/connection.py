@@ -127,6 +127,7 @@ class Connection:
             dim=space.dim,
             metric=space.metric,
             durability=space.durability,
+            priority=session.priority,
         )
         self._send(pb.ObserveResponse(opened=opened))
         return self

@@ -23,6 +23,7 @@ from engram.v1 import service_pb2 as pb
 NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
+_CALLS_BESIDE = 1_000  # of one client, besides its streams: more wait
 _SWEEPS = 10  # looks for idle streams in the time that makes one idle
 
 
@@ -48,7 +49,7 @@ class GrpcServer:
             ("grpc.max_receive_message_length", settings.message_bytes_max),
             ("grpc.max_send_message_length", settings.message_bytes_max + (1 << 20)),
             ("grpc.max_metadata_size", settings.metadata_bytes_max),
-            ("grpc.max_concurrent_streams", settings.streams_max),
+            ("grpc.max_concurrent_streams", settings.streams_max + _CALLS_BESIDE),
             ("grpc.keepalive_time_ms", round(settings.keepalive_seconds * 1000)),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -76,7 +76,7 @@ class ObserveResponse(_message.Message):
     def __init__(self, ack: _Optional[_Union[_frame_pb2.Ack, _Mapping]] = ..., fault: _Optional[_Union[_frame_pb2.Fault, _Mapping]] = ..., pressure: _Optional[_Union[_frame_pb2.Pressure, _Mapping]] = ..., absorbed: _Optional[_Union[_frame_pb2.Absorbed, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., window: _Optional[_Union[Window, _Mapping]] = ..., drained: _Optional[_Union[Drained, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("token", "committed", "absorbed", "window", "dim", "metric", "durability")
+    __slots__ = ("token", "committed", "absorbed", "window", "dim", "metric", "durability", "priority")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     ABSORBED_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +84,7 @@ class Opened(_message.Message):
     DIM_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     token: str
     committed: int
     absorbed: int
@@ -91,7 +92,8 @@ class Opened(_message.Message):
     dim: int
     metric: str
     durability: str
-    def __init__(self, token: _Optional[str] = ..., committed: _Optional[int] = ..., absorbed: _Optional[int] = ..., window: _Optional[_Union[Window, _Mapping]] = ..., dim: _Optional[int] = ..., metric: _Optional[str] = ..., durability: _Optional[str] = ...) -> None: ...
+    priority: str
+    def __init__(self, token: _Optional[str] = ..., committed: _Optional[int] = ..., absorbed: _Optional[int] = ..., window: _Optional[_Union[Window, _Mapping]] = ..., dim: _Optional[int] = ..., metric: _Optional[str] = ..., durability: _Optional[str] = ..., priority: _Optional[str] = ...) -> None: ...
 
 class Window(_message.Message):
     __slots__ = ("observations", "bytes", "advised_batch", "level")

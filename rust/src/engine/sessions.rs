@@ -286,8 +286,9 @@ impl Core {
             self.listen(space, session, epoch, Hears::Frames)?;
         }
         let take = || {
-            first = FrameView::parse(&frame)?.first_sequence();
-            if session.section().discards(first) {
+            let view = FrameView::parse(&frame)?;
+            first = view.first_sequence();
+            if session.section().discards(first, view.count() as u64) {
                 return Ok(());
             }
             let mut spoken = self.prepare_spoken(space, frame, false)?;

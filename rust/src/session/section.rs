@@ -181,12 +181,16 @@ impl<W> Section<W> {
         epoch == self.epoch && !std::mem::replace(&mut self.listens, true)
     }
 
-    /// Whether a frame of a pipeline is one that followed a refused one: it is passed over in silence (S3).
-    pub fn discards(&mut self, first: u64) -> bool {
-        if self.expected.is_some_and(|expected| first != expected) {
+    /// Whether a frame of a pipeline is one that followed a refused one: it is passed over in silence (S3). One that lies before what is
+    /// expected did not follow it.
+    pub fn discards(&mut self, first: u64, count: u64) -> bool {
+        let Some(expected) = self.expected else { return false };
+        if first > expected {
             return true;
         }
-        self.expected = None;
+        if first.saturating_add(count) > expected {
+            self.expected = None;
+        }
         false
     }
 
@@ -348,9 +352,9 @@ mod tests {
     fn a_pipeline_rewinds() {
         let session = session();
         let mut s = session.section();
-        assert!(!s.discards(5), "nothing was refused yet");
+        assert!(!s.discards(5, 1), "nothing was refused yet");
         assert_eq!(s.rewind(), 1);
-        assert!(s.discards(3) && s.discards(2) && !s.discards(1) && !s.discards(3));
+        assert!(s.discards(3, 1) && s.discards(2, 1) && !s.discards(1, 1) && !s.discards(3, 1));
     }
 
     /// S8, S7, S1.

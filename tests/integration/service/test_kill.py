@@ -1,4 +1,4 @@
-"""kill -9 of the server in mid-stream: resuming clients lose nothing, store nothing twice, and keep their order (S4)."""
+"""kill -9 of the server in mid-stream: clients that resume lose nothing, double nothing, and keep their order (S4)."""
 
 import os
 import random

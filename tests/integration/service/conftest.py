@@ -1,0 +1,38 @@
+"""One server for a module's tests; each test has a space of its own."""
+
+import itertools
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+import engram
+from engram.server import Server
+
+from .support import raw
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with engram.open() as engine, engram.serve(engine, grpc="127.0.0.1:0", reflection=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def channel(server: Server) -> Iterator[grpc.Channel]:
+    with raw(server.url) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def remote(server: Server) -> Iterator[engram.Engine]:
+    with engram.connect(server.url) as engine:
+        yield engine
+
+
+@pytest.fixture
+def space(server: Server) -> engram.Space:
+    """A new space of two dimensions, of the engine that is served."""
+    return server.engine.space(f"s{next(_numbers)}", dim=2)
