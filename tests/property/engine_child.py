@@ -94,11 +94,23 @@ class Calls:
         assert self.engine is not None
         return self.engine
 
-    def open(self, path: str, limits: dict[str, int]) -> dict[str, Any]:
+    def open(self, path: str, limits: dict[str, int], lossy: int | None = None) -> dict[str, Any]:
+        """With `lossy`, a seed, all calls go over the wire, through a proxy that delays and breaks connections."""
         self.engine = engram.open(path, limits=limits)
+        if lossy is not None:
+            self._served = self._reach(lossy)
         self.snapshots.clear()
         self.sessions.clear()
         return self.engine.report
+
+    def _reach(self, seed: int) -> tuple[Any, ...]:
+        from engram.chaos.faults import Delay, Proxy, Reset
+
+        here = self._engine()
+        server = engram.serve(here, grpc="127.0.0.1:0")
+        proxy = Proxy(server.url, [Delay(0.001), Reset(40_000)], seed)
+        self.engine = engram.connect(proxy.url)
+        return here, server, proxy
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -214,6 +226,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 def nurse(orders: socket.socket) -> None:
     """Forks a child for each order, until the parent has gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _ = engram.serve, engram.connect  # imported once, not by each child
     while True:
         _, pipes, _, _ = socket.recv_fds(orders, 1, 2)
         if not pipes:

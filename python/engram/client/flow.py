@@ -29,7 +29,7 @@ from engram._exceptions import (
     Unavailable,
     from_core,
 )
-from engram.client.link import NAME, Link, error_of
+from engram.client.link import NAME, Link, again, error_of
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
@@ -109,6 +109,7 @@ class Flow:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._hold_until = 0.0
+        self.expected = 0  # after a refusal the server passes over what begins behind it
         self._answer: asyncio.Future[int] | None = None  # to drain or close
         self._call: Any = None
         self._task: asyncio.Task[None] | None = None
@@ -120,7 +121,7 @@ class Flow:
     async def start(cls, link: Link, asked: pb.Open, reconnect_seconds: float) -> Flow:
         """Open the session; raises what the server says."""
         self = cls(link, asked, reconnect_seconds)
-        await self._connect()
+        await again(self._connect)  # a session that nobody hears of is never spoken in
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -154,6 +155,7 @@ class Flow:
         self.token, self.window = self.opened.token, self.opened.window
         self.absorbed = max(self.absorbed, self.opened.absorbed)
         self._rewind(0)
+        self.expected = 0
         # What is committed already is sent again only by who wants to know the ids.
         while self._waiting and self._waiting[0].last <= self.opened.committed and self._waiting[0].future is None:
             self._next()
@@ -324,6 +326,8 @@ class Flow:
             generation = ack.first_generation and ack.first_generation + first - ack.first_sequence
             sent.runs.append((first, last - first, generation))
             sent.duplicates += last - first if ack.duplicate else 0
+        if end > self.expected:
+            self.expected = 0
         self._settle(end - 1)
 
     def _settle(self, through: int, frames_too: bool = True) -> None:
@@ -354,6 +358,7 @@ class Flow:
         # Refused at once; or, without `expected`, when it had been taken: then all from it on is to be sent again.
         again = min([first for first in (fault.expected, refused and refused.first) if first], default=0)
         self._rewind(again)
+        self.expected = fault.expected
         head = self._waiting[0] if self._waiting else None
         loop = asyncio.get_running_loop()
         if isinstance(error, Overloaded | DiskFull | Paused):

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import grpc
@@ -26,6 +26,9 @@ _T = TypeVar("_T")
 NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
 MESSAGE_BYTES_MAX = 8 << 20  # that a server may send
 SECONDS = 30.0  # for a call, unless it says otherwise
+_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
+#: Done twice, these would have another effect, or another answer.
+_CHANGE_SOMETHING = ("PutObservations", "Forget", "DropSpace", "OpenSnapshot")
 _DETAILS = "grpc-status-details-bin"
 
 
@@ -44,6 +47,22 @@ def error_of(error: grpc.aio.AioRpcError) -> EngramError:
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return TooLarge(f"over the limits of a message: {text}", field="message", index=None)
     return Unavailable(f"{code.name}: {text}")
+
+
+async def again(once: Callable[[], Awaitable[_T]]) -> _T:
+    """Await what may be done twice; a few times, if the connection breaks or the server is starting."""
+    for pause in _PAUSES:
+        try:
+            return await once()
+        except Unavailable:
+            await asyncio.sleep(pause)
+    return await once()
+
+
+def _said_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Of a stream that breaks gRPC leaves a task behind; the stream itself says so to who uses it."""
+    if type(context.get("exception")).__name__ != "ExecuteBatchError":
+        loop.default_exception_handler(context)
 
 
 class Link:
@@ -68,6 +87,7 @@ class Link:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
+        self.loop.set_exception_handler(_said_elsewhere)
         self.loop.run_forever()
 
     async def _connect(self, timeout: float) -> grpc.aio.Channel:
@@ -116,10 +136,14 @@ class Link:
     async def _unary(self, method: str, request: Message, answer: Any, seconds: float | None) -> Any:
         path = f"/{NAME}/{method}"
         call = self.channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
-        try:
-            return await call(request, timeout=seconds)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
+
+        async def once() -> Any:
+            try:
+                return await call(request, timeout=seconds)
+            except grpc.aio.AioRpcError as error:
+                raise error_of(error) from None
+
+        return await once() if method in _CHANGE_SOMETHING else await again(once)
 
     def unary(self, method: str, request: Message, answer: type[_T], seconds: float | None = SECONDS) -> _T:
         """Call what has one answer."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from engram._convert import Arguments
 from engram._engine import encode_frame
-from engram._exceptions import InvalidArgument, Paused, Timeout
+from engram._exceptions import InvalidArgument, Paused, SequenceGap, Timeout
 from engram.client.flow import Flow, Sent
 from engram.client.link import Link
 from engram.v1 import frame_pb2
@@ -110,6 +110,10 @@ class RemoteSession:
             if self._flow.state == "PAUSED":
                 raise Paused("the session is paused; resume it")
             first = self._flow.last + 1 if first is None else first
+            expected = self._flow.expected
+            if 0 < expected < first:
+                text = f"a gap in the session: the next sequence is {expected}; go on from there"
+                raise SequenceGap(text, expected=expected)
             until = loop.time() + timeout_ms / 1000
             sent = Sent(first, count, frame, gives_up_at=until, future=loop.create_future())
             self._flow.submit(sent)

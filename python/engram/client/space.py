@@ -14,7 +14,7 @@ from engram._convert import Arguments
 from engram._engine import encode_frame
 from engram._exceptions import TooLarge
 from engram._reads import At, How
-from engram.client.link import SECONDS, Link
+from engram.client.link import SECONDS, Link, again
 from engram.client.memory import RemoteMemory
 from engram.client.session import Levels, RemoteSession
 from engram.v1 import frame_pb2
@@ -193,7 +193,7 @@ class RemoteSpaceCore:
             answers = self._link.streamed("Recall", request, pb.RecallResponse, SECONDS)
             return [answer async for answer in answers]
 
-        answers = self._link.call(collect())
+        answers = self._link.call(again(collect))
         hits = [RemoteMemory(hit) for answer in answers for hit in answer.hits]
         first = answers[0]
         return first.generation, first.absorbed, first.lag_micros, hits

@@ -153,6 +153,8 @@ class GrpcServer:
         try:
             while (message := await connection.outbound.next()) is not None:
                 sending = asyncio.ensure_future(context.write(message))
+                # Whoever is cancelled here does not ask what became of it.
+                sending.add_done_callback(lambda done: done.cancelled() or done.exception())
                 await asyncio.wait((sending, cut), return_when=asyncio.FIRST_COMPLETED)
                 if not sending.done():
                     sending.cancel()

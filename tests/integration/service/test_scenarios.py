@@ -171,7 +171,7 @@ def test_worker_failure(tmp_path: Path, way: str) -> None:
                     stream.observe_batch(vectors=vectors(first, 50), texts=[f"{first + i}" for i in range(50)])
                     time.sleep(0.002)
                 stream.flush(30)
-            assert [memory.text for memory in space.list()] == [f"{i}" for i in range(5_000)]
+            assert [memory.text for memory in engine.space("s").list()] == [f"{i}" for i in range(5_000)]
         assert engine.stats()["worker_restarts"] > 0
 
 

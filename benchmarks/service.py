@@ -1,0 +1,271 @@
+"""What the server takes, beside what the wire and the disk alone would: loopback, client and server on the same cores.
+
+    python benchmarks/service.py wire     # observations/s through the service; a bare echo; the same bytes on the disk
+    python benchmarks/service.py target   # so many a second offered, beside recalls: what is accepted, how late
+
+Open loop: a latency counts from the time a frame was due. Vectors are those of the data set (ENGRAM_BENCH_DATA), or the
+bundled sample, each with a little noise of its own, so that no two are alike.
+"""
+
+import argparse
+import asyncio
+import collections
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+import engram
+from engram._sample import load_full, load_sample
+
+DIM = 384
+FRAME = 256
+
+
+def vectors() -> np.ndarray:
+    sample = load_full() or load_sample()
+    return np.asarray(sample.vectors[:20_000], dtype=np.float32)
+
+
+class Rows:
+    """Frames of jittered rows, made beforehand: the client is not what is measured."""
+
+    def __init__(self, count: int = 64) -> None:
+        base, draw = vectors(), np.random.default_rng(1)
+        self.frames = []
+        for _ in range(count):
+            rows = base[draw.integers(0, len(base), FRAME)]
+            self.frames.append((rows + draw.normal(scale=0.02, size=rows.shape)).astype("f4"))
+        self._at = 0
+
+    def next(self) -> np.ndarray:
+        self._at += 1
+        return self.frames[self._at % len(self.frames)]
+
+
+class ServerProcess:
+    def __init__(self, data: Path, *more: str) -> None:
+        command = [sys.executable, "-m", "engram.cli", "serve", "--json", "--grpc", "127.0.0.1:0", "--data", str(data)]
+        self._process = subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert self._process.stdout is not None
+        self.url: str = json.loads(self._process.stdout.readline())["grpc"]
+
+    def anonymous_mib(self) -> float:
+        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    if not seconds:
+        return {}
+    p50, p99 = np.quantile(seconds, (0.5, 0.99)) * 1000
+    return {"p50_ms": round(float(p50), 2), "p99_ms": round(float(p99), 2)}
+
+
+# ---- the wire --------------------------------------------------------------------------------------------------------
+
+
+async def _echo_server(ready: Any) -> None:
+    async def echo(requests: Any, context: Any) -> Any:
+        async for request in requests:
+            yield request[:16]
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    handlers = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    ready(port)
+    await server.wait_for_termination()
+
+
+def echo(seconds: float) -> float:
+    """Observations/s of a bare `grpc.aio` stream that answers each frame with a few bytes."""
+    code = "import asyncio, sys; sys.path.insert(0, sys.argv[1]); import service; asyncio.run(service._echo_server(lambda p: print(p, flush=True)))"  # noqa: E501
+    process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    port = int(process.stdout.readline())
+    message = Rows(1).next().tobytes()
+
+    async def run() -> float:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_stream("/bare/Echo")()
+            done, flying, begun = 0, 0, time.perf_counter()
+            while time.perf_counter() - begun < seconds:
+                while flying < 16:
+                    await call.write(message)
+                    flying += 1
+                await call.read()
+                done, flying = done + FRAME, flying - 1
+            spent = time.perf_counter() - begun
+            call.cancel()
+            return done / spent
+
+    try:
+        return asyncio.run(run())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def twin(folder: Path, seconds: float) -> float:
+    """Observations/s of a loop that writes the same bytes to a log, synced, and to a file of rows."""
+    message = Rows(1).next().tobytes()
+    log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
+    rows = os.open(folder / "rows", os.O_CREAT | os.O_WRONLY)
+    done, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        os.write(log, message)
+        os.fdatasync(log)
+        os.write(rows, message)
+        done += FRAME
+    spent = time.perf_counter() - begun
+    os.close(log)
+    os.close(rows)
+    return done / spent
+
+
+def wire(seconds: float, spaces: int) -> dict[str, Any]:
+    """As many as it takes over so many spaces."""
+    with tempfile.TemporaryDirectory(prefix="engram-bench-") as folder:
+        server = ServerProcess(Path(folder) / "data")
+        rows = Rows()
+        with engram.connect(server.url) as engine:
+            streams = [engine.space(f"s{n}", dim=DIM).stream(buffer_bytes=4 << 20) for n in range(spaces)]
+            before, given, begun = server.anonymous_mib(), 0, time.perf_counter()
+            while time.perf_counter() - begun < seconds:
+                streams[given // FRAME % spaces].observe_batch(vectors=rows.next())
+                given += FRAME
+            for stream in streams:
+                stream.flush(120)
+            spent = time.perf_counter() - begun
+            grown = server.anonymous_mib() - before
+            for stream in streams:
+                stream.detach()
+        server.stop()
+        figures = {
+            "observations": given,
+            "per_second": round(given / spent),
+            "anonymous_kib_a_row": round(grown * 1024 / given, 2),
+        }
+        figures["echo_per_second"] = round(echo(seconds / 4))
+        figures["twin_per_second"] = round(twin(Path(folder), seconds / 4))
+    figures["of_echo"] = round(figures["per_second"] / figures["echo_per_second"], 3)
+    figures["of_twin"] = round(figures["per_second"] / figures["twin_per_second"], 3)
+    return figures
+
+
+# ---- the target line -------------------------------------------------------------------------------------------------
+
+
+class Raw:
+    """A source that sends frames when they are due, whatever became of the ones before: what is refused is counted."""
+
+    def __init__(self, stream: engram.ObserveStream, seconds: list[float]) -> None:
+        self._due: collections.deque[tuple[int, float]] = collections.deque()
+        self._seconds = seconds
+        self.stream = stream
+        stream._flow.on_progress = self._progress
+
+    def due(self, last: int, at: float) -> None:
+        self._due.append((last, at))
+
+    def _progress(self) -> None:
+        now = time.perf_counter()
+        while self._due and self._due[0][0] <= self.stream.committed:
+            self._seconds.append(now - self._due.popleft()[1])
+
+
+def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str, Any]:
+    """So many observations and recalls a second offered for so long."""
+    with tempfile.TemporaryDirectory(prefix="engram-bench-") as folder:
+        server = ServerProcess(Path(folder) / "data")
+        rows, acks = Rows(), []
+        with engram.connect(server.url) as engine, engram.connect(server.url) as other:
+            sources = [Raw(engine.space(f"s{n}", dim=DIM).stream(buffer_bytes=8 << 20), acks) for n in range(spaces)]
+            space = other.space("s0")
+            cue, stop, latencies, lags = rows.next()[0], threading.Event(), [], []
+
+            def recall() -> None:
+                begun, number = time.perf_counter(), 0
+                while not stop.is_set():
+                    number += 1
+                    due = begun + number / recalls
+                    time.sleep(max(0.0, due - time.perf_counter()))
+                    hits = space.recall(vector=cue, k=10)
+                    latencies.append(time.perf_counter() - due)
+                    lags.append(hits.lag)
+
+            reader = threading.Thread(target=recall)
+            reader.start()
+            given = late = 0
+            first_late = None
+            begun = time.perf_counter()
+            while (due := given / rate) < seconds and time.perf_counter() - begun < 2 * seconds:
+                time.sleep(max(0.0, begun + due - time.perf_counter()))
+                source = sources[given // FRAME % spaces]
+                if source.stream._flow.kept_bytes > 8 << 20 and first_late is None:
+                    first_late = time.perf_counter() - begun
+                sequences = source.stream.observe_batch(vectors=rows.next())
+                source.due(sequences[-1], begun + due)
+                given += FRAME
+                if time.perf_counter() - begun - due > 0.1:
+                    late += FRAME
+            took = time.perf_counter() - begun
+            level = sources[0].stream.level
+            accepted = sum(source.stream.committed for source in sources)
+            stop.set()
+            reader.join()
+            stats = other.space("s0").stats()
+            for source in sources:
+                source.stream.detach()
+        server.stop()
+    return {
+        "offered_per_second": rate,
+        "spaces": spaces,
+        "given_per_second": round(given / took),
+        "acknowledged_per_second": round(accepted / took),
+        "given_late": late,
+        "full_after_seconds": first_late,
+        "level": level,
+        "acknowledgement": quantiles(acks),
+        "recall": quantiles(latencies),
+        "index_lag_p99_s": round(statistics.quantiles(lags, n=100)[98], 3) if len(lags) > 2 else None,
+        "absorbed_s0": stats["absorbed_generation"],
+        "generation_s0": stats["generation"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("wire", "target"))
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--spaces", type=int, nargs="*", default=[1, 64, 300])
+    parser.add_argument("--rate", type=float, default=100_000)
+    parser.add_argument("--recalls", type=float, default=200)
+    given = parser.parse_args()
+    for spaces in given.spaces:
+        if given.what == "wire":
+            figures = wire(given.seconds, spaces)
+        else:
+            figures = target(given.rate, given.seconds, spaces, given.recalls)
+        print(json.dumps({"what": given.what, "spaces": spaces, **figures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
