@@ -10,6 +10,7 @@ bundled sample, each with a little noise of its own, so that no two are alike.
 import argparse
 import asyncio
 import collections
+import itertools
 import json
 import os
 import statistics
@@ -198,21 +199,11 @@ def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str
         rows, acks = Rows(), []
         with engram.connect(server.url) as engine, engram.connect(server.url) as other:
             sources = [Raw(engine.space(f"s{n}", dim=DIM).stream(buffer_bytes=8 << 20), acks) for n in range(spaces)]
-            space = other.space("s0")
-            cue, stop, latencies, lags = rows.next()[0], threading.Event(), [], []
-
-            def recall() -> None:
-                begun, number = time.perf_counter(), 0
-                while not stop.is_set():
-                    number += 1
-                    due = begun + number / recalls
-                    time.sleep(max(0.0, due - time.perf_counter()))
-                    hits = space.recall(vector=cue, k=10)
-                    latencies.append(time.perf_counter() - due)
-                    lags.append(hits.lag)
-
-            reader = threading.Thread(target=recall)
-            reader.start()
+            # Another process: a second client, not a second thread of the first.
+            command = [sys.executable, __file__, "recall", "--url", server.url, "--recalls", str(recalls)]
+            reader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert reader.stdout is not None
+            reader.stdout.readline()
             given = late = 0
             first_late = None
             begun = time.perf_counter()
@@ -229,8 +220,7 @@ def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str
             took = time.perf_counter() - begun
             level = sources[0].stream.level
             accepted = sum(source.stream.committed for source in sources)
-            stop.set()
-            reader.join()
+            recalled = json.loads(reader.communicate()[0])
             stats = other.space("s0").stats()
             for source in sources:
                 source.stream.detach()
@@ -244,21 +234,54 @@ def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str
         "full_after_seconds": first_late,
         "level": level,
         "acknowledgement": quantiles(acks),
-        "recall": quantiles(latencies),
-        "index_lag_p99_s": round(statistics.quantiles(lags, n=100)[98], 3) if len(lags) > 2 else None,
+        **recalled,
         "absorbed_s0": stats["absorbed_generation"],
         "generation_s0": stats["generation"],
     }
 
 
+def recalling(url: str, rate: float) -> None:
+    """Recalls at a rate, open loop, on eight threads, until standard input is closed."""
+    with engram.connect(url) as engine:
+        space, cues = engine.space("s0"), Rows(8)
+        latencies: list[float] = []
+        lags: list[float] = []
+        begun, lock, stop = time.perf_counter(), threading.Lock(), threading.Event()
+        numbers = itertools.count(1)
+
+        def run() -> None:
+            while not stop.is_set():
+                due = begun + next(numbers) / rate
+                time.sleep(max(0.0, due - time.perf_counter()))
+                hits = space.recall(vector=cues.next()[0], k=10)
+                with lock:
+                    latencies.append(time.perf_counter() - due)
+                    lags.append(hits.lag)
+
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        print("ready", flush=True)
+        sys.stdin.read()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        lag = statistics.quantiles(lags, n=100)[98] if len(lags) > 2 else None
+        print(json.dumps({"recalls": len(lags), "recall": quantiles(latencies), "lag_p99_s": lag}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("wire", "target"))
+    parser.add_argument("what", choices=("wire", "target", "recall"))
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--spaces", type=int, nargs="*", default=[1, 64, 300])
     parser.add_argument("--rate", type=float, default=100_000)
     parser.add_argument("--recalls", type=float, default=200)
+    parser.add_argument("--url")
     given = parser.parse_args()
+    if given.what == "recall":
+        recalling(given.url, given.recalls)
+        return
     for spaces in given.spaces:
         if given.what == "wire":
             figures = wire(given.seconds, spaces)

@@ -135,3 +135,21 @@ def test_databases_and_spaces_run_in_small(tmp_path: Path) -> None:
         for line in figures["lines"].values() if "lines" in figures else [figures["engram"]]:
             assert line["recall"] >= 0.9, line
     assert "rows/s absorbed" in picture.read_text()
+
+
+def test_the_service_is_measured_in_small() -> None:
+    """S2, P3: what was offered is acknowledged; beside it stand the wire and the disk alone."""
+    script = ROOT / "benchmarks" / "service.py"
+    environment = {name: value for name, value in os.environ.items() if name != "ENGRAM_BENCH_DATA"}
+    for what, more in {"wire": [], "target": ["--rate", "1000", "--recalls", "20"]}.items():
+        command = [sys.executable, str(script), what, "--seconds", "1.2", "--spaces", "2", *more]
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+        assert ran.returncode == 0, ran.stderr
+        figures = json.loads(ran.stdout)
+        if what == "wire":
+            assert figures["per_second"] > 0
+            assert figures["echo_per_second"] > 0
+        else:
+            assert figures["generation_s0"] > 0
+            assert figures["acknowledgement"]["p50_ms"] > 0
+            assert figures["recalls"] > 0
