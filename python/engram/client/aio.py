@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
 
 from engram._aio_session import Calls
@@ -71,10 +72,18 @@ class AsyncObserveStream:
         timeout: float | None = None,
     ) -> int:
         """Give the stream one observation. See `ObserveStream.observe`."""
-        await self._room(timeout)
-        return self._stream.observe(
-            text, vector=vector, confidence=confidence, metadata=metadata, observed_at=observed_at, key=key
+        call = partial(
+            self._stream.observe,
+            text,
+            vector=vector,
+            confidence=confidence,
+            metadata=metadata,
+            observed_at=observed_at,
+            key=key,
+            timeout=timeout,
         )
+        # The loop is not held: what may have to wait does so on a thread.
+        return call() if self._stream.is_free else await self._calls(call)
 
     async def observe_batch(
         self,
@@ -99,13 +108,11 @@ class AsyncObserveStream:
             timeout=timeout,
         )
 
-    async def _room(self, timeout: float | None) -> None:
-        if not self._stream.has_room:
-            await self._calls(self._stream.wait_room, timeout)
-
     async def flush(self, timeout: float | None = None) -> None:
-        """Wait until everything given is acknowledged."""
-        await self._calls(self._stream.flush, timeout)
+        """Wait until everything given is acknowledged; no thread is held meanwhile."""
+        link = self._stream.link
+        link.check()
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stream.settling(timeout), link.loop))
 
     async def close(self, timeout: float | None = None) -> None:
         """Flush, and end the session."""

@@ -134,7 +134,9 @@ class RemoteSpace(Space):
         """
         known = None if acknowledged is None else whole("acknowledged", acknowledged, 0, 2**63 - 1)
         asked = pb.Open(space=self.name, priority=priority, token=resume or "", acknowledged=known)
-        return ObserveStream(self._core._link, asked, reconnect, buffer_bytes, on_progress)
+        return ObserveStream(
+            self._core._link, asked, reconnect, buffer_bytes, self._core.message_bytes_max, on_progress
+        )
 
 
 class _RemoteSnapshot(Snapshot):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import logging
 import random
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from engram._exceptions import (
     Overloaded,
     Paused,
     Timeout,
+    TooLarge,
     Unavailable,
     from_core,
 )
@@ -37,10 +39,13 @@ FRAMES_MAX = 256  # in flight: what the server keeps ids of
 _BACKOFF_SECONDS = (0.05, 5.0)
 _PROBE_SECONDS = 0.25  # with a closed window and nothing in flight one frame asks anew
 _OPEN_SECONDS = 30.0
+_BESIDE = 1_024  # bytes of a message that carries a frame
 
 _TRANSIENT = (Unavailable, Timeout, Overloaded, DiskFull)
 _OF_AN_ITEM = ("INVALID_ARGUMENT", "TOO_LARGE")
 _ids = itertools.count(1)
+
+log = logging.getLogger("engram")
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +79,13 @@ def frame_message(first: int, frame: bytes) -> bytes:
     """Return an `ObserveRequest` with the frame and its first sequence, which stands in front."""
     head = b"\x08" + varint(first)
     return b"".join((b"\x12", varint(len(head) + len(frame)), head, frame))
+
+
+def fits(frame: bytes, message_bytes_max: int) -> None:
+    """Complain of a frame that no message can carry."""
+    if len(frame) + _BESIDE > message_bytes_max:
+        text = f"a batch of {len(frame)} bytes; the server takes messages of {message_bytes_max}"
+        raise TooLarge(text, field="batch", index=None)
 
 
 def varint(value: int) -> bytes:
@@ -156,9 +168,7 @@ class Flow:
         self.absorbed = max(self.absorbed, self.opened.absorbed)
         self._rewind(0)
         self.expected = 0
-        # What is committed already is sent again only by who wants to know the ids.
-        while self._waiting and self._waiting[0].last <= self.opened.committed and self._waiting[0].future is None:
-            self._next()
+        # What is committed already is sent again too: the answer says which items hold nothing, and the ids.
         self._settle(self.opened.committed, frames_too=False)
 
     async def _raise_status(self, call: Any) -> None:
@@ -404,7 +414,10 @@ class Flow:
     def _report(self) -> None:
         self._changed.set()
         if self.on_progress is not None:
-            self.on_progress()
+            try:
+                self.on_progress()
+            except Exception:  # it is the caller's; the stream goes on
+                log.exception("a callback for the progress of a stream raised")
 
     async def settled(self) -> None:
         """Wait until everything taken is acknowledged; raises what stood in the way for good."""
@@ -431,18 +444,25 @@ class Flow:
 
     async def ask(self, request: pb.ObserveRequest) -> int:
         """Ask to drain or close, and wait for the answer: what is committed."""
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            await self._write(request)
+            return await self._answer
+        finally:
+            self._answer = None
+
+    async def _write(self, request: pb.ObserveRequest) -> None:
         if self.error is not None:
             raise self.error
-        self._answer = asyncio.get_running_loop().create_future()
-        await self._call.write(request.SerializeToString())
-        return await self._answer
+        try:
+            await self._call.write(request.SerializeToString())
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError, grpc.aio.UsageError):
+            raise Unavailable("the connection is lost, and made again: try again") from None
 
     async def tell(self, request: pb.ObserveRequest, state: str) -> None:
         """Pause or resume."""
-        if self.error is not None:
-            raise self.error
+        await self._write(request)
         self.state = state
-        await self._call.write(request.SerializeToString())
         self._wake.set()
 
     def _fail(self, error: EngramError | None) -> None:
@@ -455,6 +475,12 @@ class Flow:
             for sent in frames:
                 self._finish(sent, self.error)
         self._report()
+
+    def abandon(self) -> None:
+        """Give it up, from any thread, without waiting: nobody holds it any more."""
+        task = self._task
+        if task is not None and not self.link.loop.is_closed():
+            self.link.loop.call_soon_threadsafe(task.cancel)
 
     async def detach(self) -> None:
         """Give it up; what is not acknowledged may be committed or not."""

@@ -7,6 +7,7 @@ so. Errors are those of the engine: the server sends their code and fields along
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import os
 import threading
@@ -24,7 +25,7 @@ from engram.v1 import service_pb2 as pb
 _T = TypeVar("_T")
 
 NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
-MESSAGE_BYTES_MAX = 8 << 20  # that a server may send
+MESSAGE_BYTES_MAX = 68 << 20  # that a server may send
 SECONDS = 30.0  # for a call, unless it says otherwise
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
 #: Done twice, these would have another effect, or another answer.
@@ -111,7 +112,7 @@ class Link:
     def check(self) -> None:
         """Complain if there is no connection any more."""
         if self._pid != os.getpid():
-            text = f"the connection belongs to process {self._pid}; connect again after a fork"
+            text = f"the connection belongs to process {self._pid}: connect in a process of its own, not in a fork"
             raise Closed(text)
         if self._closed:
             raise Closed("the connection is closed")
@@ -129,6 +130,8 @@ class Link:
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result(timeout)
+        except concurrent.futures.CancelledError:
+            raise Closed("the connection is closed") from None
         except BaseException:
             future.cancel()
             raise
@@ -165,6 +168,8 @@ class Link:
         """End it; once."""
         if self._closed or self._pid != os.getpid():
             return
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("closed on the client's own thread: from a callback, hand over to another")
         self._closed = True
 
         async def end() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import weakref
 from typing import Any
 
 from engram._convert import Arguments
 from engram._engine import encode_frame
 from engram._exceptions import InvalidArgument, Paused, SequenceGap, Timeout
-from engram.client.flow import Flow, Sent
+from engram.client.flow import Flow, Sent, fits
 from engram.client.link import Link
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
@@ -46,7 +47,9 @@ class RemoteSession:
 
     epoch = 0
 
-    def __init__(self, link: Link, flow: Flow, levels: Levels) -> None:
+    def __init__(self, link: Link, flow: Flow, levels: Levels, message_bytes_max: int) -> None:
+        weakref.finalize(self, flow.abandon)
+        self._message_bytes_max = message_bytes_max
         self._link = link
         self._flow = flow
         self._levels = levels
@@ -54,10 +57,10 @@ class RemoteSession:
         self.priority = flow.opened.priority
 
     @classmethod
-    def open(cls, link: Link, levels: Levels, asked: pb.Open) -> RemoteSession:
+    def open(cls, link: Link, levels: Levels, asked: pb.Open, message_bytes_max: int) -> RemoteSession:
         """Open, or attach."""
         flow = link.call(Flow.start(link, asked, _RECONNECT_SECONDS))
-        return cls(link, flow, levels)
+        return cls(link, flow, levels, message_bytes_max)
 
     @property
     def token(self) -> str:
@@ -105,6 +108,7 @@ class RemoteSession:
         return self._link.call(self._say(frame, parsed.count, parsed.first_sequence, timeout_ms))
 
     async def _say(self, frame: bytes, count: int, first: int | None, timeout_ms: int) -> _Acknowledged:
+        fits(frame, self._message_bytes_max)
         loop = asyncio.get_running_loop()
         async with self._turn:
             if self._flow.state == "PAUSED":

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from engram._convert import Arguments
 from engram._engine import encode_frame
-from engram._exceptions import TooLarge
 from engram._reads import At, How
+from engram.client.flow import fits
 from engram.client.link import SECONDS, Link, again
 from engram.client.memory import RemoteMemory
 from engram.client.session import Levels, RemoteSession
@@ -98,7 +98,7 @@ class RemoteSpaceCore:
         self.dim = opened.dim
         self.metric = opened.metric
         self.durability = opened.durability
-        self._message_bytes_max = opened.limits["message_bytes_max"]
+        self.message_bytes_max = opened.limits["message_bytes_max"]
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
@@ -108,9 +108,7 @@ class RemoteSpaceCore:
 
     def observe_frame(self, frame: bytes, timeout_ms: int) -> tuple[int, int]:
         """The same of a frame."""
-        if len(frame) + 1024 > self._message_bytes_max:
-            text = f"a batch of {len(frame)} bytes; the server takes messages of {self._message_bytes_max}"
-            raise TooLarge(text, field="batch", index=None)
+        fits(frame, self.message_bytes_max)
         request = pb.PutObservationsRequest(
             space=self.name, frame=frame_pb2.Frame.FromString(frame), timeout_ms=timeout_ms
         )
@@ -123,7 +121,7 @@ class RemoteSpaceCore:
         asked = pb.Open(
             space=self.name, priority=priority, token=resume or "", acknowledged=acknowledged, absorbed=True
         )
-        return RemoteSession.open(self._link, self._levels, asked)
+        return RemoteSession.open(self._link, self._levels, asked, self.message_bytes_max)
 
     def _forget(self, timeout_ms: int, **which: Any) -> int:
         request = pb.ForgetRequest(space=self.name, timeout_ms=timeout_ms, **which)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TypeAlias
@@ -13,14 +14,15 @@ from numpy.typing import NDArray
 
 from engram._convert import Arguments, Columns, Metadata, Time, Vectors, one_row
 from engram._engine import encode_frame
-from engram._exceptions import Closed, EngramError, Timeout
-from engram.client.flow import Flow, Sent
-from engram.client.link import Link
+from engram._exceptions import Closed, EngramError, SessionExpired, Timeout
+from engram.client.flow import Flow, Sent, fits
+from engram.client.link import Link, again
 from engram.v1 import service_pb2 as pb
 
 FRAME_BYTES = 256 << 10
 FRAME_SECONDS = 0.005
-_FLUSH_SECONDS = 10.0  # after an error, or Ctrl-C
+_FLUSH_SECONDS = 10.0
+_CLOSE_SECONDS = 30.0  # after an error, or Ctrl-C
 
 #: Called with the stream after acknowledgements.
 OnProgress: TypeAlias = "Callable[[ObserveStream], None]"
@@ -79,19 +81,35 @@ class ObserveStream:
     """
 
     def __init__(
-        self, link: Link, asked: pb.Open, reconnect: float, buffer_bytes: int, on_progress: OnProgress | None
+        self,
+        link: Link,
+        asked: pb.Open,
+        reconnect: float,
+        buffer_bytes: int,
+        message_bytes_max: int,
+        on_progress: OnProgress | None,
     ) -> None:
         self._link = link
         self._flow = link.call(Flow.start(link, asked, reconnect))
         self._buffer_bytes = buffer_bytes
-        self._lock = threading.Lock()
+        self._message_bytes_max = message_bytes_max
+        self._order = threading.Lock()  # held by a call, also while it waits for room
+        self._lock = threading.Lock()  # never held while anything is waited for
+        weakref.finalize(self, self._flow.abandon)
         self._rows = _Rows()
         self._timer: asyncio.TimerHandle | None = None
         self._timed = False
         self._next = self._flow.committed + 1
         self._over = False
         if on_progress is not None:
-            self._flow.on_progress = lambda: on_progress(self)
+            here = weakref.ref(self)
+
+            def told() -> None:
+                stream = here()
+                if stream is not None:
+                    on_progress(stream)
+
+            self._flow.on_progress = told
 
     @property
     def token(self) -> str:
@@ -156,12 +174,18 @@ class ObserveStream:
             The stream has failed, for this reason.
         """
         row = one_row(text, vector, confidence, metadata, observed_at, key)
+        self._link.check()
+        opened = self._flow.opened
+        fits(encode_frame(row, opened.dim, opened.metric, False), self._message_bytes_max)
+        with self._order:
+            return self._observe(row, timeout)
+
+    def _observe(self, row: Arguments, timeout: float | None) -> int:
         self.wait_room(timeout)
         with self._lock:
             self._check()
-            encode_frame(row, self._flow.opened.dim, self._flow.opened.metric, False)
-            self._rows.add(row)
             sequence, self._next = self._next, self._next + 1
+            self._rows.add(row)
             full = self._rows.bytes >= FRAME_BYTES or len(self._rows.rows) >= (self._flow.window.advised_batch or 1)
             if full:
                 self._cut()
@@ -193,13 +217,19 @@ class ObserveStream:
         InvalidArgument, Timeout, EngramError
             As for `observe`; after `Timeout` a part of the batch may have been taken: see `given`.
         """
+        self._link.check()
         columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
+        with self._order:
+            return self._observe_batch(columns, timeout)
+
+    def _observe_batch(self, columns: Columns, timeout: float | None) -> range:
         opened = self._flow.opened
         first = None
         for rows in columns.pieces(opened.dim, self._flow.window.advised_batch or 256, FRAME_BYTES):
             if not len(rows):
                 continue
             frame = encode_frame(columns.arguments(rows), opened.dim, opened.metric, False)
+            fits(frame, self._message_bytes_max)
             self.wait_room(timeout)
             with self._lock:
                 self._check()
@@ -211,27 +241,45 @@ class ObserveStream:
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything given is acknowledged. Raises `Timeout`, or why the stream has failed."""
+        self._link.check()
+        self._link.call(self.settling(timeout))
+
+    async def settling(self, timeout: float | None) -> None:
+        """Flush, on the loop of the link."""
         with self._lock:
             self._cut()
-
-        async def settled() -> None:
-            # What was cut just now is submitted by then: callbacks of the loop run in order.
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._flow.settled()
-            except TimeoutError:
-                raise Timeout("not everything is acknowledged yet; it goes on") from None
-
-        self._link.call(settled())
+        try:
+            async with asyncio.timeout(timeout):
+                # What was cut just now is submitted first: callbacks of the loop run in order.
+                await asyncio.sleep(0)
+                await self._flow.settled()
+        except TimeoutError:
+            raise Timeout("not everything is acknowledged yet; it goes on") from None
 
     def close(self, timeout: float | None = None) -> None:
         """Flush, and end the session: its token is worth nothing afterwards. Closing twice is fine."""
-        if self._over:
-            return
-        self.flush(timeout)
-        self._over = True
-        self._link.call(self._flow.ask(pb.ObserveRequest(close=pb.Close())))
+        with self._lock:
+            if self._over:
+                return
+            self._cut()
+            self._over = True
+        try:
+            self._link.call(self.settling(timeout))
+            self._link.call(self._end(_CLOSE_SECONDS if timeout is None else timeout))
+        except BaseException:
+            # Closed or not, nobody speaks here any more; the token goes on.
+            self._link.call(self._flow.detach())
+            raise
         self._link.call(self._flow.detach())
+
+    async def _end(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await again(lambda: self._flow.ask(pb.ObserveRequest(close=pb.Close())))
+        except TimeoutError:
+            raise Timeout("the session is not ended yet; everything is acknowledged") from None
+        except SessionExpired:
+            pass  # it was ended, and the answer lost
 
     def detach(self) -> None:
         """Give the stream up without ending the session: whoever has the token goes on with it, within a week."""
@@ -248,23 +296,32 @@ class ObserveStream:
             raise self._flow.error
 
     @property
+    def link(self) -> Link:
+        """The connection."""
+        return self._link
+
+    @property
+    def is_free(self) -> bool:
+        """Whether an observation would find room, and no other call before it."""
+        return self.has_room and not self._order.locked()
+
+    @property
     def has_room(self) -> bool:
         """Whether an observation would not have to wait."""
         return self._flow.kept_bytes <= self._buffer_bytes
 
     def wait_room(self, timeout: float | None = None) -> None:
         """Wait until the buffer has room. Raises `Timeout`, or why the stream has failed."""
-        if self.has_room:
-            return
+        if not self.has_room:
+            self._link.call(self.making_room(timeout))
 
-        async def room() -> None:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._flow.room(self._buffer_bytes)
-            except TimeoutError:
-                raise Timeout("the buffer stays full: the server takes less than is observed") from None
-
-        self._link.call(room())
+    async def making_room(self, timeout: float | None) -> None:
+        """Wait for room, on the loop of the link."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._flow.room(self._buffer_bytes)
+        except TimeoutError:
+            raise Timeout("the buffer stays full: the server takes less than is observed") from None
 
     def _start_timer(self) -> None:
         self._link.loop.call_later(FRAME_SECONDS, self._tick)
@@ -272,8 +329,7 @@ class ObserveStream:
     def _tick(self) -> None:
         with self._lock:
             self._timed = False
-            if not self._over:
-                self._cut()
+            self._cut()
 
     def _cut(self) -> None:
         """Make frames of the single observations; the lock is held."""
@@ -284,8 +340,8 @@ class ObserveStream:
             at += count
 
     def _submit(self, count: int, frame: bytes) -> None:
-        self._hand_over(Sent(self._next, count, frame))
-        self._next += count
+        first, self._next = self._next, self._next + count
+        self._hand_over(Sent(first, count, frame))
 
     def _hand_over(self, sent: Sent) -> None:
         self._flow.coming_bytes += len(sent.data)

@@ -26,6 +26,8 @@ from engram.v1 import service_pb2 as pb
 _FRAME_TAG = b"\x12"  # field 2 of ObserveRequest, length-delimited
 _ACK_WAIT = 2.0  # for acknowledgements of what is committed
 _RETRY_MS = 100
+_UNREAD_SECONDS = 2.0  # without taking anything, a peer with too much unread is cut
+_BURST = 16  # times what may be unread: the faults of one frame, item by item
 
 
 def frame_in(message: bytes) -> memoryview | None:
@@ -52,6 +54,8 @@ class Outbound:
         self._bytes = 0
         self._bytes_max = bytes_max
         self._more = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._taken_at = self._loop.time()  # when the last was handed to the transport
         self.ended = asyncio.Event()
         self.cut = asyncio.Event()
         self.error: EngramError | None = None
@@ -60,14 +64,21 @@ class Outbound:
         """Owe one more message."""
         if self.ended.is_set():
             return
+        if not self._waiting:
+            self._taken_at = self._loop.time()
         self._waiting.append(message)
         self._bytes += len(message)
         self._more.set()
-        if self._bytes > self._bytes_max:
-            text = f"{self._bytes} bytes of acknowledgements were not read; read them, and resume by the token"
-            self.end(Overloaded(text, retry_after_ms=_RETRY_MS, level="NORMAL"))
-            self._waiting.clear()
-            self.cut.set()
+        unread = self._bytes > self._bytes_max and self._loop.time() - self._taken_at > _UNREAD_SECONDS
+        if unread or self._bytes > _BURST * self._bytes_max:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """The peer does not read: it is owed nothing more."""
+        text = f"{self._bytes} bytes of acknowledgements were not read; read them, and resume by the token"
+        self.end(Overloaded(text, retry_after_ms=_RETRY_MS, level="NORMAL"))
+        self._waiting.clear()
+        self.cut.set()
 
     def end(self, error: EngramError | None = None) -> None:
         """Nothing more comes."""
@@ -85,6 +96,7 @@ class Outbound:
             await self._more.wait()
         message = self._waiting.popleft()
         self._bytes -= len(message)
+        self._taken_at = self._loop.time()
         return message
 
 
@@ -112,6 +124,8 @@ class Connection:
         if asked.HasField("acknowledged"):
             given["acknowledged"] = asked.acknowledged
         session = await service.on_pool("write", partial(space.session, **given))
+        if session.state == "FENCED":
+            raise Fenced("another speaker has attached meanwhile")
         self = cls(service, hub, session)
         before = hub.listen(session.id, self._told)
         if before is not None:
@@ -228,6 +242,9 @@ class Connection:
     def _settle(self, through: int) -> None:
         while self._in_flight and self._in_flight[0][0] <= through:
             self._in_flight_bytes -= self._in_flight.popleft()[1]
+        # What was refused out of a lane is admitted no more.
+        while self._in_flight and self._in_flight[-1][0] > self._session.admitted:
+            self._in_flight_bytes -= self._in_flight.pop()[1]
         self._acknowledgement.set()
         if self._window_is_stale():
             self._send_window()

@@ -11,7 +11,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from engram._exceptions import EngramError, InvalidArgument, TooLarge
+from engram._exceptions import EngramError, InvalidArgument, Timeout, TooLarge
 from engram.server import streams
 from engram.server.connection import Connection
 from engram.server.hub import Hub
@@ -24,6 +24,7 @@ NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 _CALLS_BESIDE = 1_000  # of one client, besides its streams: more wait
+_OPEN_SECONDS = 10.0
 _SWEEPS = 10  # looks for idle streams in the time that makes one idle
 
 
@@ -122,7 +123,11 @@ class GrpcServer:
         if len(self._connections) >= self._service.settings.streams_max:
             text = f"{len(self._connections)} streams are open; close some"
             raise TooLarge(text, field="streams", index=None)
-        message: Any = await context.read()
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                message: Any = await context.read()
+        except TimeoutError:
+            raise Timeout("the stream did not begin with Open in time") from None
         asked = pb.ObserveRequest() if message is grpc.aio.EOF else _parse(pb.ObserveRequest, message)
         if asked.WhichOneof("what") != "open":
             raise InvalidArgument("a stream begins with Open", field="message", index=None)

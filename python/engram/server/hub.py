@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 
 from engram._engine import Engine
+from engram._exceptions import InvalidArgument
+from engram.server.log import log
 
 _DRAINED = 256  # completions a wake: the loop is not held for long
+
+#: Completions are told once: two servers would take each other's.
+_served: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 #: Called on the loop with the bytes of a `Told`.
 Listener = Callable[[bytes], None]
@@ -21,6 +27,9 @@ class Hub:
         self._loop = loop
         self._fd = engine.completions_fd
         self._listeners: dict[int, Listener] = {}
+        if engine in _served:
+            raise InvalidArgument("another server has this engine", field="engine", index=None)
+        _served.add(engine)
         loop.add_reader(self._fd, self._wake)
 
     def listen(self, session: int, listener: Listener) -> Listener | None:
@@ -38,8 +47,12 @@ class Hub:
         for session, told in self._engine.drain_completions(_DRAINED):
             listener = self._listeners.get(session)
             if listener is not None:
-                listener(told)
+                try:
+                    listener(told)
+                except Exception as error:  # the others are still to be told
+                    log.error("a stream could not be told", exc_info=error)
 
     def close(self) -> None:
         """Watch the descriptor no more."""
+        _served.discard(self._engine)
         self._loop.remove_reader(self._fd)

@@ -116,6 +116,7 @@ class Service:
 
     def get(self, request: pb.GetRequest) -> pb.GetResponse:
         """One memory, or none."""
+        _only_space(request.view, "where")
         reads, as_of = self._reads(request.view), as_of_in(request.view)
         which = request.WhichOneof("which")
         if which == "key":
@@ -133,10 +134,14 @@ class Service:
 
     def count(self, request: pb.CountRequest) -> pb.CountResponse:
         """How many memories there are."""
-        return pb.CountResponse(count=len(self._reads(request.view)))
+        reads, which = self.reads(request.view)
+        if any(value is not None for value in which.values()):
+            return pb.CountResponse(count=sum(1 for _ in reads.list(**which)))
+        return pb.CountResponse(count=len(reads))
 
     def history(self, request: pb.HistoryRequest) -> pb.ListResponse:
         """All versions of a key."""
+        _only_space(request.view, "where", "generation", "time")
         versions = [memory_out(memory) for memory in self._reads(request.view).history(request.key)]
         answer = pb.ListResponse(memories=versions)
         if answer.ByteSize() > self.settings.message_bytes_max:
@@ -266,6 +271,12 @@ class Service:
         else:
             figures = {**self.engine.stats(), "report": self.engine.report}
         return pb.StatsResponse(stats=json.dumps(figures, default=str))
+
+
+def _only_space(view: pb.View, *names: str) -> None:
+    for name in names:
+        if view.where if name == "where" else view.HasField(name):
+            raise InvalidArgument(f"view.{name} has no meaning here", field=name, index=None)
 
 
 #: Method → pool and function.

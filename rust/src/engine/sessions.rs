@@ -329,6 +329,13 @@ impl Core {
                 }
             }));
         };
+        // Before the acknowledgement: who has that has heard of all items that hold nothing.
+        for (item, error) in &spoken.rejected {
+            let first = saying.first + *item as u64;
+            let (space, session) = (Arc::clone(space), Arc::clone(session));
+            let refused = FrameEnd { space, session, first, again: None, outcome: Err(error.clone()) };
+            self.completions.push(Completion::Frame(Box::new(refused)));
+        }
         let mut at = saying.first;
         if saying.known > 0 {
             tell(at, saying.known, true, None);
@@ -340,12 +347,6 @@ impl Core {
         {
             tell(at, count, again, Some(ticket));
             at += count;
-        }
-        for (item, error) in &spoken.rejected {
-            let first = saying.first + *item as u64;
-            let (space, session) = (Arc::clone(space), Arc::clone(session));
-            let refused = FrameEnd { space, session, first, again: None, outcome: Err(error.clone()) };
-            self.completions.push(Completion::Frame(Box::new(refused)));
         }
     }
 

@@ -305,7 +305,7 @@ def test_a_forked_child_is_told(remote: engram.Engine) -> None:
             os.write(writing, said)
             os._exit(0)
     os.waitpid(pid, 0)
-    assert b"connect again after a fork" in os.read(reading, 1000)
+    assert b"not in a fork" in os.read(reading, 1000)
     os.close(reading)
     os.close(writing)
     assert len(space) == 0

@@ -1,0 +1,190 @@
+"""What a hostile reading of the server and its client found."""
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engram
+import engram.aio
+from engram.server import Server
+from integration.service.support import ServerProcess
+
+NAN = np.full((1_000, 2), np.nan, "f4")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with engram.open() as engine, engram.serve(engine, grpc="127.0.0.1:0") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def remote(server: Server) -> Iterator[engram.Engine]:
+    with engram.connect(server.url) as engine:
+        yield engine
+
+
+def test_each_observation_that_holds_nothing_is_told(remote: engram.Engine) -> None:
+    """S3: acknowledgements came before the faults, and a burst of faults had the stream cut."""
+    session = remote.space("nothing", dim=2).session()
+    for _ in range(3):
+        assert len(session.observe_batch(vectors=NAN, atomic=False).rejected) == 1_000
+    many = session.observe_batch(vectors=np.full((16_000, 2), np.nan, "f4"), atomic=False)
+    assert len(many.rejected) == 16_000
+    session.close()
+    with remote.space("nothing").stream() as stream:  # type: ignore[attr-defined]
+        for _ in range(20):
+            stream.observe_batch(vectors=NAN)
+        stream.flush()
+        assert [sequence for sequence, _ in stream.rejected] == [*range(1, 20_001)]
+        assert stream.reconnects == 0
+
+
+def test_threads_get_the_sequences_of_their_own_observations(remote: engram.Engine) -> None:
+    with remote.space("threads", dim=2).stream() as stream:  # type: ignore[attr-defined]
+        given: list[tuple[int, range]] = []
+
+        def observe(number: int) -> None:
+            for _ in range(5):
+                texts = [f"{number}"] * 2_000
+                given.append((number, stream.observe_batch(texts=texts)))
+
+        threads = [threading.Thread(target=observe, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stream.flush()
+        texts = [memory.text for memory in remote.space("threads").list()]
+        assert all(set(texts[r.start - 1 : r.stop - 1]) == {f"{number}"} for number, r in given)
+
+
+def test_what_no_message_can_carry_is_refused_and_the_session_goes_on(remote: engram.Engine) -> None:
+    space = remote.space("wide", dim=1536)
+    session = space.session()
+    with pytest.raises(engram.TooLarge):
+        session.observe_batch(vectors=np.ones((1_000, 1536), "f4"))
+    assert session.observe("small").memory_id == 1
+    session.close()
+    with remote.space("wide").stream() as stream:  # type: ignore[attr-defined]
+        with pytest.raises(engram.TooLarge):
+            stream.observe("x" * (5 << 20))
+        assert stream.observe("small") == 1
+    assert len(space) == 2
+
+
+def test_while_the_connection_is_away(tmp_path: Path) -> None:
+    """Calls raise errors of engram, and a stream that could not be closed is let go."""
+    server = ServerProcess(tmp_path / "d")
+    engine = engram.connect(server.url)
+    space = engine.space("s", dim=2)
+    session, stream = space.session(), space.stream(reconnect=0.5)
+    stream.observe("x")
+    stream.flush()
+    server.kill()
+    time.sleep(0.2)
+    for call in (session.pause, session.drain, stream.close):
+        with pytest.raises(engram.EngramError):
+            call()
+    stream.close()
+    assert stream._flow._task is not None
+    assert stream._flow._task.done()
+    engine.close()
+
+
+def test_waits_that_were_cancelled_hold_no_thread(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "d")
+
+    async def main() -> None:
+        engine = await engram.aio.connect(server.url, threads=2)
+        space = await engine.space("s", dim=2)
+        stream = await space.stream()
+        server.kill()
+        await stream.observe("x")
+        for _ in range(4):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await stream.flush()
+        async with asyncio.timeout(10):
+            await engine.close()
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_cannot_observe_into_nothing(remote: engram.Engine) -> None:
+    stream = remote.space("forked", dim=2).stream()  # type: ignore[attr-defined]
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        said = b"taken"
+        try:
+            stream.observe("x")
+        except engram.Closed:
+            said = b"refused"
+        finally:
+            os.write(writing, said)
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reading, 100) == b"refused"
+    os.close(reading)
+    os.close(writing)
+    stream.close()
+
+
+def test_a_callback_that_raises_does_not_end_the_stream(remote: engram.Engine) -> None:
+    def broken(_: object) -> None:
+        raise ValueError("mine")
+
+    with remote.space("callback", dim=2).stream(on_progress=broken) as stream:  # type: ignore[attr-defined]
+        for number in range(5):
+            stream.observe(f"{number}")
+            stream.flush()
+        assert stream.committed == 5
+
+
+def test_sessions_that_nobody_holds_are_let_go(server: Server, remote: engram.Engine) -> None:
+    space = remote.space("held", dim=2)
+    before = len(server._grpc._connections)
+    for _ in range(20):
+        space.session().observe("x")
+        space.stream().observe("y")  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 10
+    while len(server._grpc._connections) > before:
+        gc.collect()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_close_ends_the_waits_of_others_with_an_error_of_ours(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "d")
+    engine = engram.connect(server.url)
+    stream = engine.space("s", dim=2).stream()
+    server.kill()
+    stream.observe("x")
+    caught: list[BaseException] = []
+
+    def flush() -> None:
+        try:
+            stream.flush()
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    time.sleep(0.2)
+    engine.close()
+    thread.join(10)
+    assert [isinstance(error, engram.EngramError) for error in caught] == [True]
+
+
+def test_an_engine_has_one_server(server: Server) -> None:
+    with pytest.raises(engram.InvalidArgument, match="another server"):
+        engram.serve(server.engine, grpc="127.0.0.1:0")
+    with engram.connect(server.url) as engine:
+        assert "held" in engine.spaces()
