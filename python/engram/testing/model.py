@@ -115,6 +115,8 @@ class ModelSpace:
     def rewind(self, ids: Sequence[int]) -> None:
         """Go back to the last moment when exactly `ids` lived."""
         changes = {0, self.last_id, *self.rows, *self.past, *(end for _, end in self.past.values())}
+        # And just before each: what was purged has left no other trace of its own changes.
+        changes |= {generation - 1 for generation in changes if generation}
         for generation in sorted(changes, reverse=True):
             then = self.at(generation)
             if list(then.rows) == list(ids):
