@@ -97,8 +97,7 @@ async def _echo_server(ready: Any) -> None:
 
 def echo(seconds: float) -> float:
     """Observations/s of a bare `grpc.aio` stream that answers each frame with a few bytes."""
-    code = "import asyncio, sys; sys.path.insert(0, sys.argv[1]); import service; asyncio.run(service._echo_server(lambda p: print(p, flush=True)))"  # noqa: E501
-    process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, __file__, "echo"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     port = int(process.stdout.readline())
     message = Rows(1).next().tobytes()
@@ -272,13 +271,15 @@ def recalling(url: str, rate: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("wire", "target", "recall"))
+    parser.add_argument("what", choices=("wire", "target", "recall", "echo"))
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--spaces", type=int, nargs="*", default=[1, 64, 300])
     parser.add_argument("--rate", type=float, default=100_000)
     parser.add_argument("--recalls", type=float, default=200)
     parser.add_argument("--url")
     given = parser.parse_args()
+    if given.what == "echo":
+        asyncio.run(_echo_server(lambda port: print(port, flush=True)))
     if given.what == "recall":
         recalling(given.url, given.recalls)
         return

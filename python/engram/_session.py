@@ -72,14 +72,12 @@ class Session:
     @property
     def level(self) -> str:
         """How hard the space is pressed: NORMAL, WARNING, CRITICAL or OVERLOADED."""
-        level: str = self._space.stats()["level"]
-        return level
+        return self._core.pressure()[0]
 
     @property
     def advised_batch(self) -> int:
         """How many observations to send at once at that level."""
-        size: int = self._space.stats()["advised_batch"]
-        return size
+        return self._core.pressure()[1]
 
     def observe(
         self,

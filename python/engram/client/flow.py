@@ -169,7 +169,8 @@ class Flow:
         self._rewind(0)
         self.expected = 0
         # What is committed already is sent again too: the answer says which items hold nothing, and the ids.
-        self._settle(self.opened.committed, frames_too=False)
+        self.committed = max(self.committed, self.opened.committed)
+        self._report()
 
     async def _raise_status(self, call: Any) -> None:
         code, details = await call.code(), await call.details()
@@ -340,9 +341,9 @@ class Flow:
             self.expected = 0
         self._settle(end - 1)
 
-    def _settle(self, through: int, frames_too: bool = True) -> None:
+    def _settle(self, through: int) -> None:
         """Everything up to `through` is committed."""
-        while frames_too and self._in_flight and self._in_flight[0].last <= through:
+        while self._in_flight and self._in_flight[0].last <= through:
             sent = self._in_flight.popleft()
             self._items -= sent.count
             self._bytes -= len(sent.data)

@@ -150,7 +150,8 @@ class Link:
 
     def unary(self, method: str, request: Message, answer: type[_T], seconds: float | None = SECONDS) -> _T:
         """Call what has one answer."""
-        return self.call(self._unary(method, request, answer, seconds))  # type: ignore[no-any-return]
+        answered: _T = self.call(self._unary(method, request, answer, seconds))
+        return answered
 
     async def streamed(
         self, method: str, request: Message, answer: type[_T], seconds: float | None

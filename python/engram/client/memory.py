@@ -30,7 +30,8 @@ class RemoteMemory:
     @property
     def text(self) -> str | None:
         """As observed."""
-        return self._optional("text")  # type: ignore[no-any-return]
+        text: str | None = self._optional("text")
+        return text
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -40,12 +41,14 @@ class RemoteMemory:
     @property
     def key(self) -> str | None:
         """Its key."""
-        return self._optional("key")  # type: ignore[no-any-return]
+        key: str | None = self._optional("key")
+        return key
 
     @property
     def ended(self) -> int | None:
         """When it was superseded or forgotten."""
-        return self._optional("ended")  # type: ignore[no-any-return]
+        ended: int | None = self._optional("ended")
+        return ended
 
     @property
     def confidence(self) -> float:
@@ -55,7 +58,8 @@ class RemoteMemory:
     @property
     def observed_at(self) -> int | None:
         """Microseconds since 1970."""
-        return self._optional("observed_at")  # type: ignore[no-any-return]
+        observed_at: int | None = self._optional("observed_at")
+        return observed_at
 
     @property
     def committed_at(self) -> int:
@@ -71,7 +75,8 @@ class RemoteMemory:
     @property
     def score(self) -> float | None:
         """Greater is closer."""
-        return self._optional("score")  # type: ignore[no-any-return]
+        score: float | None = self._optional("score")
+        return score
 
     @property
     def provisional(self) -> bool:

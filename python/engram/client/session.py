@@ -86,6 +86,10 @@ class RemoteSession:
         window = self._flow.window
         return (0, 0) if self.state == "PAUSED" else (window.observations, window.bytes)
 
+    def pressure(self) -> tuple[str, int]:
+        """As the server said last."""
+        return self._flow.window.level, self._flow.window.advised_batch
+
     def tell_absorbed(self) -> None:
         """Remote sessions are always told."""
 

@@ -272,5 +272,6 @@ class RemoteSpaceCore:
 
     def stats(self) -> dict[str, Any]:
         """Figures."""
-        figures = self._link.unary("Stats", pb.StatsRequest(space=self.name), pb.StatsResponse)
-        return json.loads(figures.stats)  # type: ignore[no-any-return]
+        answer = self._link.unary("Stats", pb.StatsRequest(space=self.name), pb.StatsResponse)
+        figures: dict[str, Any] = json.loads(answer.stats)
+        return figures

@@ -97,7 +97,6 @@ class ObserveStream:
         self._lock = threading.Lock()  # never held while anything is waited for
         weakref.finalize(self, self._flow.abandon)
         self._rows = _Rows()
-        self._timer: asyncio.TimerHandle | None = None
         self._timed = False
         self._next = self._flow.committed + 1
         self._over = False

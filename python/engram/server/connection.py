@@ -127,9 +127,7 @@ class Connection:
         if session.state == "FENCED":
             raise Fenced("another speaker has attached meanwhile")
         self = cls(service, hub, session)
-        before = hub.listen(session.id, self._told)
-        if before is not None:
-            before.__self__.fence()  # type: ignore[attr-defined]  # a bound method of the connection it replaces
+        hub.listen(session.id, self)
         session.tell_levels()
         if asked.absorbed:
             session.tell_absorbed()
@@ -224,7 +222,8 @@ class Connection:
 
     # ---- what the engine tells ---------------------------------------------------------------------------------------
 
-    def _told(self, told: bytes) -> None:
+    def told(self, told: bytes) -> None:
+        """What a frame came to, or another word of the engine."""
         self.last_traffic = self._loop.time()
         self.outbound.put(told)
         message = frame_pb2.Told.FromString(told)
@@ -290,6 +289,6 @@ class Connection:
     def detach(self) -> None:
         """Give the session up, unless it was closed or taken over."""
         self.outbound.end()
-        self._hub.forget(self._session.id, self._told)
+        self._hub.forget(self._session.id, self)
         if self._session.state not in ("CLOSED", "FENCED"):
             self._session.detach()

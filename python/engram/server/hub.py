@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from typing import Protocol
 
 from engram._engine import Engine
 from engram._exceptions import InvalidArgument
@@ -15,8 +15,17 @@ _DRAINED = 256  # completions a wake: the loop is not held for long
 #: Completions are told once: two servers would take each other's.
 _served: weakref.WeakSet[Engine] = weakref.WeakSet()
 
-#: Called on the loop with the bytes of a `Told`.
-Listener = Callable[[bytes], None]
+
+class Listener(Protocol):
+    """Who speaks for a session, on the loop."""
+
+    def told(self, told: bytes) -> None:
+        """Hear the bytes of a `Told`."""
+        ...
+
+    def fence(self) -> None:
+        """Somebody else speaks now."""
+        ...
 
 
 class Hub:
@@ -32,15 +41,16 @@ class Hub:
         _served.add(engine)
         loop.add_reader(self._fd, self._wake)
 
-    def listen(self, session: int, listener: Listener) -> Listener | None:
-        """Tell this one from now on; return who was told before."""
+    def listen(self, session: int, listener: Listener) -> None:
+        """Tell this one from now on; whoever was told before is fenced."""
         before = self._listeners.get(session)
         self._listeners[session] = listener
-        return before
+        if before is not None:
+            before.fence()
 
     def forget(self, session: int, listener: Listener) -> None:
         """Tell it no more, if it is still the one that is told."""
-        if self._listeners.get(session) == listener:
+        if self._listeners.get(session) is listener:
             del self._listeners[session]
 
     def _wake(self) -> None:
@@ -48,7 +58,7 @@ class Hub:
             listener = self._listeners.get(session)
             if listener is not None:
                 try:
-                    listener(told)
+                    listener.told(told)
                 except Exception as error:  # the others are still to be told
                     log.error("a stream could not be told", exc_info=error)
 

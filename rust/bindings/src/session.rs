@@ -117,6 +117,12 @@ impl Session {
         core.listen(&self.space, &self.inner, self.epoch, Hears::Frames).or_raise()
     }
 
+    /// How hard the space is pressed, and how many observations to send at once.
+    fn pressure(&self) -> PyResult<(&'static str, u64)> {
+        let level = self.space.level(self.shared.engine()?.core().now());
+        Ok((level.name(), level.advised_batch()))
+    }
+
     /// Observations and bytes that may be sent without being refused, as it stands.
     fn credits(&self) -> PyResult<(u64, u64)> {
         Ok(self.shared.engine()?.core().credits(&self.space, &self.inner))
