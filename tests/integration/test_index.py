@@ -154,6 +154,12 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def is_imaged(space: Any) -> bool:
+    """Whether no image is due any more: one is not written again for an eighth more."""
+    stats = space.stats()
+    return bool(stats["index_imaged"] * 8 > stats["index_linked"] * 7)
+
+
 def test_an_image_spares_the_building(tmp_path: Path) -> None:
     """D5: rebuilt = 0 with the image, 1 without or damaged, the same answers; a purge takes it along (K3)."""
     rows, limits = load_sample().vectors, {"index_graph_rows_min": 0, "index_image_idle_ms": 20, "partitions": 1}
@@ -165,13 +171,14 @@ def test_an_image_spares_the_building(tmp_path: Path) -> None:
             assert space.wait_absorbed(timeout=60)
             assert space.stats()["index_rebuilt"] == rebuilt
             assert recall(space, rows[:50]) >= 0.95
-            wait_until(lambda: space.stats()["index_imaged"] == space.stats()["index_linked"])
+            wait_until(lambda: is_imaged(space))
             return space.recall_batch(rows[:50], k=K, target_recall=1.0)
 
     with engram.open(tmp_path / "d", limits=limits) as engine:
         space = engine.space("s", dim=384)
         space.observe_batch(vectors=rows)
-        wait_until(lambda: space.stats()["index_imaged"] == len(rows))
+        assert space.wait_absorbed(timeout=60)
+        wait_until(lambda: is_imaged(space))
         first = space.recall_batch(rows[:50], k=K, target_recall=1.0)
     (image,) = (tmp_path / "d").rglob("*.index")
     np.testing.assert_array_equal(opened(0), first)
@@ -404,8 +411,7 @@ def test_all_at_once(tmp_path: Path) -> None:
         assert failures == []
         space.wait_absorbed(timeout=60)
         assert recall(space, rows[:50]) >= 0.95
-        # One is not written again for an eighth more.
-        wait_until(lambda: space.stats()["index_imaged"] * 8 > space.stats()["index_linked"] * 7)
+        wait_until(lambda: is_imaged(space))
     assert engram.verify(tmp_path / "d")["damage"] == []
     assert min(counts["written"], counts["forgotten"], counts["recalls"]) > 0
     assert counts["missed"] * 16_000 <= counts["written"] + 16_000, "of a thousand acknowledged one may be missed"
