@@ -348,3 +348,56 @@ fn indexes_too_far_behind_spare_the_small() {
     while core.step_builder() {}
     assert!(source.push());
 }
+
+/// P2, P3, P5: what all hold unsealed presses who holds most of it, bounds what each is let to send, and whoever was refused hears when it is over.
+#[test]
+fn what_all_hold_is_felt_by_its_largest_holder() {
+    let limit = 64 << 10;
+    let config = Config {
+        unsealed_process_bytes_max: limit,
+        seal_space_bytes: 1 << 30,
+        seal_process_bytes: 1 << 30,
+        queue_observations_max: 100_000,
+        ..config()
+    };
+    let source = Source::new(config);
+    source.rig.create("b", Durability::Sync);
+    let core = Arc::clone(&source.rig.core);
+    let [large, small] = ["a", "b"].map(|name| core.space(name).unwrap());
+    let speaker_of = |space| {
+        let (speaker, ticket) = core.submit_open(space, Priority::Normal, "").unwrap().unwrap();
+        source.rig.turns(20);
+        (speaker, ticket.outcome().unwrap().unwrap().epoch)
+    };
+    let [(much, epoch), (little, _)] = [&large, &small].map(speaker_of);
+    source.rig.observe("b", &[1]).unwrap();
+    let room = |speaker| core.credits(if Arc::ptr_eq(speaker, &much) { &large } else { &small }, speaker).1;
+    assert!(room(&little) > 16 << 10 && room(&little) <= limit / 2, "the room is shared");
+    core.listen(&large, &much, epoch, Hears::Frames).unwrap();
+    let commit = || {
+        for _ in 0..40 {
+            core.step_partition(0);
+            core.partitions[0].port.run_one();
+        }
+    };
+    let said = (1..).step_by(10).find_map(|first| {
+        // Its first sequence stands in front.
+        let mut frame = vec![8, (first & 0x7f) as u8 | 0x80, (first >> 7) as u8];
+        frame.extend(common::frame_of(&(first..first + 10).collect::<Vec<_>>(), true));
+        let refused = core.submit_frame(&large, &much, epoch, frame).unwrap();
+        commit();
+        refused
+    });
+    let now = core.now();
+    assert!(said.unwrap().windows(10).any(|w| w == b"OVERLOADED"));
+    assert_eq!((core.level_for(&large, now), core.level_for(&small, now)), (Level::Overloaded, Level::Normal));
+    assert_eq!(core.credits(&large, &much), (0, 0));
+    assert!(core.credits(&small, &little).0 > 0 && room(&little) < limit / 20);
+    drop(core.drain_completions(999));
+    source.rig.turns(200);
+    source.rig.clock.advance_micros(99_000);
+    core.step_maintenance();
+    let told: Vec<u8> = core.drain_completions(999).into_iter().flat_map(|(_, told)| told).collect();
+    assert!(told.windows(6).any(|w| w == b"NORMAL"), "{told:?}");
+    assert!(core.credits(&large, &much).0 > 0);
+}

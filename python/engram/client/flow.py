@@ -318,6 +318,8 @@ class Flow:
             self.window = message.window
         elif which == "pressure":
             self.window.level, self.window.advised_batch = message.pressure.level, message.pressure.advised_batch
+            if message.pressure.level != "OVERLOADED":
+                self._hold_until = 0.0  # the room that was to be waited for is there
             if self.on_pressure is not None:
                 self.on_pressure(message.pressure.level, message.pressure.advised_batch)
         elif which == "absorbed":

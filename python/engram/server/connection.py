@@ -261,8 +261,8 @@ class Connection:
         return self._window
 
     def _window_is_stale(self) -> bool:
-        observations, _ = self._session.credits
-        return not 0.75 * self._window.observations <= observations <= 1.25 * self._window.observations
+        now, told = self._session.credits, (self._window.observations, self._window.bytes)
+        return any(not 0.75 * old <= new <= 1.25 * old for new, old in zip(now, told, strict=True))
 
     def _send_window(self) -> None:
         self._send(pb.ObserveResponse(window=self._window_now()))

@@ -119,7 +119,8 @@ impl Session {
 
     /// How hard the space is pressed, and how many observations to send at once.
     fn pressure(&self) -> PyResult<(&'static str, u64)> {
-        let level = self.space.level(self.shared.engine()?.core().now());
+        let core = self.shared.engine()?.core();
+        let level = core.level_for(&self.space, core.now());
         Ok((level.name(), level.advised_batch()))
     }
 

@@ -168,6 +168,14 @@ impl Core {
         self.process_queue.refuses(waiting, bytes).then_some(PROCESS_QUEUE)
     }
 
+    /// The level that callers see: the space's own, or that of what all take from together, if it has more than its share of that (P2).
+    pub fn level_for(&self, space: &Space, now: u64) -> Level {
+        let behind = if self.is_too_far_behind(space) { Level::Overloaded } else { Level::Normal };
+        let (queue, unsealed, more) = (space.depth.bytes(), space.unsealed_bytes(), self.config.quantum_bytes as u64);
+        let shared = self.process_queue.level_for(queue, more).max(self.process_unsealed.level_for(unsealed, more));
+        space.level(now).max(shared).max(behind)
+    }
+
     /// All indexes together hold too much that no graph answers for, and this one's part is above its share.
     fn is_too_far_behind(&self, space: &Space) -> bool {
         let (bytes, tails) = (self.unabsorbed.0.load(Ordering::Relaxed), self.unabsorbed.1.load(Ordering::Relaxed));
@@ -178,7 +186,8 @@ impl Core {
     /// What a caller is told that found no room in time.
     pub(super) fn overloaded(&self, space: &Space, refused: &Prepared, reason: &str) -> Error {
         let (count, bytes) = permits(&refused.pieces);
-        let level = space.level(self.now()).max(self.process_queue.level()).max(self.process_unsealed.level());
+        let shared = self.process_queue.level().max(self.process_unsealed.level());
+        let level = self.level_for(space, self.now()).max(shared);
         let retry_after_ms =
             retry_after_ms(space.drain_ms(count, bytes, &self.process_queue), self.env.random.next_u64());
         Error::Overloaded { retry_after_ms, level: level.name(), reason: reason.to_owned() }
@@ -186,7 +195,7 @@ impl Core {
 
     pub(super) fn too_many_orders(&self, space: &Space) -> Error {
         let (level, reason) = (
-            space.level(self.now()).name(),
+            self.level_for(space, self.now()).name(),
             "too many forgets and session changes of this space are on their way".to_owned(),
         );
         Error::Overloaded { retry_after_ms: retry_after_ms(Some(0.0), self.env.random.next_u64()), level, reason }

@@ -35,6 +35,8 @@ struct Listener {
     epoch: u64,
     hears: Hears,
     told: Level,
+    /// Refusals, each of which told of the highest level.
+    refusals: u64,
     /// The last sequence that it knows to be absorbed.
     absorbed: u64,
 }
@@ -98,7 +100,7 @@ impl Core {
         let mut all = self.listeners.all.lock();
         all.retain(|l| (l.session.id, l.epoch, l.hears) != (session.id, epoch, hears));
         let (space, session) = (Arc::clone(space), Arc::clone(session));
-        all.push(Listener { space, session, epoch, hears, told: Level::Normal, absorbed: 0 });
+        all.push(Listener { space, session, epoch, hears, told: Level::Normal, refusals: 0, absorbed: 0 });
         Ok(())
     }
 
@@ -120,7 +122,11 @@ impl Core {
                 l.tell_absorbed(self);
                 return true;
             }
-            let level = l.space.level(now);
+            let level = self.level_for(&l.space, now);
+            let refusals = l.session.section().refusals;
+            if refusals != l.refusals {
+                (l.refusals, l.told) = (refusals, Level::Overloaded);
+            }
             if level != l.told {
                 l.told = level;
                 match l.hears {

@@ -266,8 +266,10 @@ impl Core {
         if session.section().state != SessionState::Active {
             return (0, 0);
         }
-        let share = [1.0, 0.5, 0.125, 0.0][space.level(self.now()) as usize];
+        let share = [1.0, 0.5, 0.125, 0.0][self.level_for(space, self.now()) as usize];
         let (observations, bytes) = space.depth.room();
+        // All may send what they are let at the same time.
+        let bytes = bytes.min(self.process_queue.room_each()).min(self.process_unsealed.room_each());
         let part = |room: u64, most: u64| (room.min(most) as f64 * share) as u64;
         (part(observations, self.config.batch_items_max as u64), part(bytes, self.config.batch_bytes_max as u64))
     }
@@ -294,7 +296,10 @@ impl Core {
             let mut spoken = self.prepare_spoken(space, frame, false)?;
             match self.say(space, session, epoch, Some(first), &mut spoken)? {
                 Speech::Said(saying) => self.follow(space, session, &saying, &spoken),
-                Speech::Full(reason) => return Err(self.overloaded(space, &spoken.prepared, reason)),
+                Speech::Full(reason) => {
+                    session.section().refusals += 1;
+                    return Err(self.overloaded(space, &spoken.prepared, reason));
+                }
             }
             Ok(())
         };

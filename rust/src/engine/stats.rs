@@ -79,7 +79,7 @@ impl Core {
         let view = space.view();
         let state = space.state();
         let now = self.now();
-        let level = space.level(now);
+        let level = self.level_for(space, now);
         SpaceStats {
             memories: view.memories(),
             keys: space.keys.len() as u64,

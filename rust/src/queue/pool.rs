@@ -98,6 +98,18 @@ impl Pool {
         self.level() == Level::Overloaded && have + more > self.fair_share(have == 0)
     }
 
+    /// How hard it presses a holder of `have` bytes who would take `more` of them: nobody below his fair share.
+    pub fn level_for(&self, have: u64, more: u64) -> Level {
+        let share = self.fair_share(have == 0);
+        // However many they are, the first little is not too much.
+        if have + more.min(share / 4) > share { self.level() } else { Level::Normal }
+    }
+
+    /// What each holder may take if all take the same.
+    pub fn room_each(&self) -> u64 {
+        self.max.saturating_sub(self.bytes()) / self.holders.load(Ordering::Acquire).max(1)
+    }
+
     /// The bytes each holder may have while there is pressure; `entering`: the one who asks holds none yet.
     fn fair_share(&self, entering: bool) -> u64 {
         self.max / (self.holders.load(Ordering::Acquire) + u64::from(entering)).max(1)
@@ -118,10 +130,12 @@ mod tests {
         pool.enter(0);
         assert!(pool.reserve(10));
         assert!((pool.pressure() - 1.0).abs() < 1e-9 && pool.level() == Level::Overloaded);
+        assert_eq!((pool.level_for(41, 10), pool.level_for(10, 40)), (Level::Overloaded, Level::Normal));
+        assert_eq!((pool.level_for(0, 100), pool.room_each()), (Level::Normal, 0));
         assert!(pool.refuses(90, 1) && pool.refuses(10, 41) && !pool.refuses(10, 40) && pool.refuses(0, 34));
         pool.release(90);
         pool.leave();
-        assert_eq!((pool.bytes(), pool.fair_share(false)), (10, 100));
+        assert_eq!((pool.bytes(), pool.fair_share(false), pool.room_each()), (10, 100, 90));
         pool.add(1_000);
         assert_eq!(pool.bytes(), 1_010);
     }

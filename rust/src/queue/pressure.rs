@@ -95,22 +95,27 @@ impl Rate {
         self.since = self.since.max(now);
     }
 
-    /// So much was drained by `now`.
+    /// So much was drained by `now`. What ends together is one measurement.
     pub fn note(&mut self, now: u64, amount: u64) {
-        self.waiting += amount;
-        self.busy += now.saturating_sub(self.since);
-        self.since = self.since.max(now);
-        if self.busy < STEP_NANOS {
-            return;
+        let spent = now.saturating_sub(self.since);
+        if spent > 0 && self.busy >= STEP_NANOS {
+            (self.amount, self.nanos) = self.all();
+            (self.waiting, self.busy) = (0, 0);
         }
+        self.waiting += amount;
+        self.busy += spent;
+        self.since = self.since.max(now);
+    }
+
+    /// What was drained, and over how long, with the last measurement.
+    fn all(&self) -> (f64, f64) {
         let kept = (-(self.busy as f64) / MEMORY_NANOS).exp();
-        self.amount = self.amount * kept + self.waiting as f64;
-        self.nanos = self.nanos * kept + self.busy as f64;
-        (self.waiting, self.busy) = (0, 0);
+        (self.amount * kept + self.waiting as f64, self.nanos * kept + self.busy as f64)
     }
 
     fn per_nano(&self) -> f64 {
-        if self.nanos > 0.0 { self.amount / self.nanos } else { 0.0 }
+        let (amount, nanos) = self.all();
+        if nanos >= STEP_NANOS as f64 { amount / nanos } else { 0.0 }
     }
 
     pub fn per_second(&self) -> f64 {
@@ -203,6 +208,18 @@ mod tests {
             rate.note(i * 50_000_000 + 100_000, 20);
         }
         assert!((rate.per_second() - 200_000.0).abs() < 1.0, "{}", rate.per_second());
+    }
+
+    /// P4: a job that ends for many at once counts with all of them, the first time and later.
+    #[test]
+    fn what_ends_together_counts_together() {
+        const MS: u64 = 1_000_000;
+        let mut rate = Rate::default();
+        for job in 1..=5u64 {
+            rate.resume(job * 10_000 * MS);
+            (0..100).for_each(|_| rate.note((job * 10_000 + 1_000) * MS, 1_000));
+            assert!((rate.per_second() - 100_000.0).abs() < 1_000.0, "{}", rate.per_second());
+        }
     }
 
     /// P4: jitter only lengthens, by a fifth at most; 10 ms to 60 s.

@@ -103,6 +103,8 @@ pub struct Section<W> {
     joins: Vec<Join<W>>,
     /// Its speaker sends frames, and hears of levels.
     listens: bool,
+    /// How often a frame found no room.
+    pub refusals: u64,
     /// Microseconds since 1970, by the log's clock.
     pub used_at: i64,
 }
@@ -127,6 +129,7 @@ impl<W> Session<W> {
             expected: None,
             joins: Vec::new(),
             listens: false,
+            refusals: 0,
             used_at,
         };
         Self { id, priority, principal, section: Mutex::new(section) }

@@ -33,6 +33,8 @@ const SCRUB_BLOCKS: usize = 64;
 const SCRUB_PACE_MS: u64 = 40;
 /// A merge's turn between two seals is as long as the last seal took, and at most so long.
 const MERGE_TURN_NANOS: u64 = 200_000_000;
+/// For the process's sake a space is sealed alone if it holds one of so many bytes of the fullest partition: each job has a checkpoint.
+const LARGE_SHARE: u64 = 4;
 /// Between two looks for what expires.
 const EXPIRE_PACE_MS: u64 = 60_000;
 
@@ -387,17 +389,21 @@ fn due(core: &Core) -> Option<(usize, Goal)> {
     let well = |p: &&Partition| p.poisoned.get().is_none();
     let of = |p: &Partition| core.spaces.of_partition(p.id);
     let mut largest = None;
+    let mut fullest = (0, 0);
     // Of a poisoned partition nothing can be sealed: it must not make others seal for ever.
     let mut all = 0;
     for partition in core.partitions.iter().filter(well) {
+        let mut sum = 0;
         for space in of(partition) {
             let bytes = space.unsealed_bytes();
-            all += bytes;
+            sum += bytes;
             let rank = (bytes > 0 && space.wants_room(), bytes);
             if largest.as_ref().is_none_or(|(_, _, most)| rank > *most) {
                 largest = Some((partition.index, space.options.id, rank));
             }
         }
+        all += sum;
+        fullest = fullest.max((sum, partition.index));
     }
     let (index, id, (wanted, bytes)) = largest?;
     // Sealing begins before intake is held up, whatever the limits are.
@@ -405,12 +411,10 @@ fn due(core: &Core) -> Option<(usize, Goal)> {
     let seal_process_bytes = config.seal_process_bytes.min(config.unsealed_process_bytes_max / 2);
     let process = all >= seal_process_bytes || all > 0 && core.wants_room.swap(false, Ordering::Relaxed);
     let mut candidate = None;
-    if wanted || bytes >= seal_space_bytes || (process && bytes >= config.seal_own_file_bytes_min) {
+    if wanted || bytes >= seal_space_bytes || (process && bytes * LARGE_SHARE >= fullest.0) {
         candidate = Some((index, Goal::One(id)));
     } else if process {
-        let sum = |p: &Partition| of(p).iter().map(|s| s.unsealed_bytes()).sum::<u64>();
-        let fullest = core.partitions.iter().filter(well).max_by_key(|p| sum(p))?;
-        candidate = Some((fullest.index, Goal::All));
+        candidate = Some((fullest.1, Goal::All));
     }
     for partition in core.partitions.iter().filter(well) {
         let kept = partition.kept.lock();
