@@ -97,7 +97,7 @@ campaign: $(STAMPS)/installed-ci | check-debian ## the long forms of the same te
 	$(BIN)/python -m pytest --timeout=0 $(ARGS)
 
 .PHONY: safety
-safety: $(STAMPS)/python | check-rust ## AVX-512 kernels under Miri, whatever the CPU; AddressSanitizer (nightly Rust)
+safety: $(STAMPS)/installed-ci | check-rust ## AVX-512 kernels under Miri, AddressSanitizer (nightly Rust); the Rust client
 	@rm -f $(STAMPS)/timings
 	@tools/safety.sh; status=$$?; $(PHASE) --table; exit $$status
 

@@ -13,7 +13,6 @@ import collections
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from engram._sample import load_full, load_sample
 
 DIM = 384
 FRAME = 256
+CHECKED = 50  # recalls whose answers are compared with exact ones
 
 
 def vectors() -> np.ndarray:
@@ -173,16 +173,18 @@ def wire(seconds: float, spaces: int) -> dict[str, Any]:
 # ---- the target line -------------------------------------------------------------------------------------------------
 
 
-class Raw:
-    """A source that sends frames when they are due, whatever became of the ones before: what is refused is counted."""
+class Source:
+    """A stream whose frames are due at a time, whatever became of the ones before."""
 
     def __init__(self, stream: engram.ObserveStream, seconds: list[float]) -> None:
         self._due: collections.deque[tuple[int, float]] = collections.deque()
         self._seconds = seconds
+        self.all: list[tuple[int, float]] = []
         self.stream = stream
         stream._flow.on_progress = self._progress
 
     def due(self, last: int, at: float) -> None:
+        self.all.append((last, at))
         self._due.append((last, at))
 
     def _progress(self) -> None:
@@ -191,13 +193,26 @@ class Raw:
             self._seconds.append(now - self._due.popleft()[1])
 
 
+def visibility(due: list[tuple[int, float]], seen: list[tuple[float, int]]) -> list[float]:
+    """Seconds from when each frame was due until a recall of its space that saw it had answered."""
+    seconds, answers = [], iter(sorted(seen))
+    at, generation = next(answers, (0.0, 0))
+    for last, due_at in due:
+        while generation < last:
+            at, generation = next(answers, (0.0, 1 << 63))
+        if at == 0.0:
+            break
+        seconds.append(at - due_at)
+    return seconds
+
+
 def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str, Any]:
     """So many observations and recalls a second offered for so long."""
     with tempfile.TemporaryDirectory(prefix="engram-bench-") as folder:
         server = ServerProcess(Path(folder) / "data")
         rows, acks = Rows(), []
         with engram.connect(server.url) as engine, engram.connect(server.url) as other:
-            sources = [Raw(engine.space(f"s{n}", dim=DIM).stream(buffer_bytes=8 << 20), acks) for n in range(spaces)]
+            sources = [Source(engine.space(f"s{n}", dim=DIM).stream(buffer_bytes=8 << 20), acks) for n in range(spaces)]
             # Another process: a second client, not a second thread of the first.
             command = [sys.executable, __file__, "recall", "--url", server.url, "--recalls", str(recalls)]
             reader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -217,9 +232,10 @@ def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str
                 if time.perf_counter() - begun - due > 0.1:
                     late += FRAME
             took = time.perf_counter() - begun
-            level = sources[0].stream.level
+            level, refusals = sources[0].stream.level, sum(source.stream.refusals for source in sources)
             accepted = sum(source.stream.committed for source in sources)
             recalled = json.loads(reader.communicate()[0])
+            seen = visibility(sources[0].all, recalled.pop("seen"))
             stats = other.space("s0").stats()
             for source in sources:
                 source.stream.detach()
@@ -230,9 +246,11 @@ def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str
         "given_per_second": round(given / took),
         "acknowledged_per_second": round(accepted / took),
         "given_late": late,
+        "frames_refused": refusals,
         "full_after_seconds": first_late,
         "level": level,
         "acknowledgement": quantiles(acks),
+        "visibility": quantiles(seen),
         **recalled,
         "absorbed_s0": stats["absorbed_generation"],
         "generation_s0": stats["generation"],
@@ -240,11 +258,11 @@ def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str
 
 
 def recalling(url: str, rate: float) -> None:
-    """Recalls at a rate, open loop, on eight threads, until standard input is closed."""
+    """Recalls at a rate, open loop, on eight threads, until standard input is closed; then some again, exactly."""
     with engram.connect(url) as engine:
         space, cues = engine.space("s0"), Rows(8)
         latencies: list[float] = []
-        lags: list[float] = []
+        answers: list[tuple[float, np.ndarray, engram.Hits]] = []
         begun, lock, stop = time.perf_counter(), threading.Lock(), threading.Event()
         numbers = itertools.count(1)
 
@@ -252,10 +270,12 @@ def recalling(url: str, rate: float) -> None:
             while not stop.is_set():
                 due = begun + next(numbers) / rate
                 time.sleep(max(0.0, due - time.perf_counter()))
-                hits = space.recall(vector=cues.next()[0], k=10)
+                cue = cues.next()[0]
+                hits = space.recall(vector=cue, k=10)
+                now = time.perf_counter()
                 with lock:
-                    latencies.append(time.perf_counter() - due)
-                    lags.append(hits.lag)
+                    latencies.append(now - due)
+                    answers.append((now, cue, hits))
 
         threads = [threading.Thread(target=run) for _ in range(8)]
         for thread in threads:
@@ -265,8 +285,19 @@ def recalling(url: str, rate: float) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-        lag = statistics.quantiles(lags, n=100)[98] if len(lags) > 2 else None
-        print(json.dumps({"recalls": len(lags), "recall": quantiles(latencies), "lag_p99_s": lag}))
+        found = []
+        for _, cue, hits in answers[:: max(1, len(answers) // CHECKED)]:
+            if len(hits) == 10:
+                truth = space.recall(vector=cue, k=10, exact=True, as_of=hits.generation)
+                found.append(np.mean([hit.score >= truth[-1].score - 1e-6 for hit in hits]))
+        figures = {
+            "recalls": len(answers),
+            "recall": quantiles(latencies),
+            "recall_at_10": round(float(np.mean(found)), 4) if found else None,
+            "lag_p99_s": float(np.quantile([hits.lag for *_, hits in answers], 0.99)) if answers else None,
+            "seen": [(at, hits.generation) for at, _, hits in answers],
+        }
+        print(json.dumps(figures))
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ Rule = Callable[[Files], list[str]]
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("rust", "python", "proto", "tests", "tools", "asv_bench", "benchmarks", "docs", "examples", ".github", ".ci")
 FOLDERS_NOT_OURS = {"target", "node_modules", "__pycache__", "env", "results", "html", ".hypothesis"}
-GENERATED = ("_pb2.py", "_pb2.pyi")
+GENERATED = ("_pb2.py", "_pb2.pyi", ".v1.rs")
 SUFFIXES = {".rs", ".py", ".pyi", ".proto", ".toml", ".md", ".yml", ".json", ".sh", ".ts", ".tsx"}
 CODE = (".rs", ".py", ".pyi", ".ts", ".tsx")
 

@@ -49,7 +49,7 @@ def test_who_hears_that_there_is_room_waits_no_longer() -> None:
             stream = engine.space("s", dim=4).stream()
             stream.observe_batch(vectors=np.ones((1, 4), np.float32))
             stream.flush(timeout=10)
-            assert stream.committed == 1
+            assert (stream.committed, stream.refusals) == (1, 1)
             stream.detach()
     finally:
         server.stop(0)

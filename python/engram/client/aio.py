@@ -60,6 +60,11 @@ class AsyncObserveStream:
         """How often it tried to connect again."""
         return self._stream.reconnects
 
+    @property
+    def refusals(self) -> int:
+        """How often there was no room for a frame; it was sent again."""
+        return self._stream.refusals
+
     async def observe(
         self,
         text: str | None = None,

@@ -113,6 +113,7 @@ class Flow:
         self.window = pb.Window()
         self.committed = self.absorbed = 0
         self.reconnects = 0
+        self.refusals = 0
         self._waiting: deque[Sent] = deque()  # to be sent, in order
         self._in_flight: deque[Sent] = deque()
         self._items = self._bytes = 0  # in flight
@@ -375,6 +376,7 @@ class Flow:
         head = self._waiting[0] if self._waiting else None
         loop = asyncio.get_running_loop()
         if isinstance(error, Overloaded | DiskFull | Paused):
+            self.refusals += 1
             pause = fault.retry_after_ms / 1000 or _PROBE_SECONDS
             if head is not None and head.gives_up_at is not None and loop.time() + pause > head.gives_up_at:
                 self._finish(self._next(), error)

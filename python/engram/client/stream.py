@@ -145,6 +145,11 @@ class ObserveStream:
         """How often it tried to connect again."""
         return self._flow.reconnects
 
+    @property
+    def refusals(self) -> int:
+        """How often there was no room for a frame; it was sent again."""
+        return self._flow.refusals
+
     def observe(
         self,
         text: str | None = None,

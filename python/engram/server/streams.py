@@ -17,8 +17,8 @@ _INTERVAL_MS = 1_000
 _INTERVAL_MS_MIN = 100
 
 
-def _recall(service: Service, request: pb.RecallRequest) -> Generator[bytes, None, None]:
-    """Search when the first message is asked for; fetch and format each when it is."""
+def _recall(service: Service, request: pb.RecallRequest) -> Generator[tuple[bytes, bool], None, None]:
+    """Search when the first message is asked for; fetch and format each when it is, and say which is the last."""
     reads, which = service.reads(request.view)
     batches = reads.recall_stream(
         vector=vectors_in("vector", request.vector),
@@ -40,14 +40,15 @@ def _recall(service: Service, request: pb.RecallRequest) -> Generator[bytes, Non
                 lag_micros=round(batch.lag * 1e6),
             )
             index += 1
-            yield answer.SerializeToString()
+            yield answer.SerializeToString(), answer.last
 
 
 async def recall(service: Service, request: pb.RecallRequest) -> AsyncIterator[bytes]:
     """Serialized `RecallResponse`s; each is made after the one before was taken."""
-    messages = _recall(service, request)
+    messages, last = _recall(service, request), False
     try:
-        while (message := await service.on_pool("read", partial(next, messages, None))) is not None:
+        while not last:
+            message, last = await service.on_pool("read", partial(next, messages))
             yield message
     finally:
         # If a thread is still in it, it was told to give up, and closes it then.

@@ -24,6 +24,15 @@ from engram.v1 import service_pb2 as pb
 from .support import ServerProcess, Stream, method, raw
 
 ROOT = Path(__file__).resolve().parents[3]
+RUST_EXAMPLE = os.environ.get("ENGRAM_RUST_EXAMPLE", "")  # built by `make safety`
+EXAMPLES = {"python": [sys.executable, str(ROOT / "examples/python_stream.py")], "rust": [RUST_EXAMPLE]}
+
+
+@pytest.fixture(params=EXAMPLES)
+def example(request: pytest.FixtureRequest) -> list[str]:
+    if request.param == "rust" and not RUST_EXAMPLE:
+        pytest.skip("the Rust example is built by make safety")
+    return EXAMPLES[request.param]
 
 
 def test_settings_come_from_arguments_environment_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,15 +243,30 @@ with engine.space("s", dim=2).stream() as stream:
         assert texts == [f"t{i}" for i in range(len(texts))]
 
 
-def test_the_example_streams_and_resumes(tmp_path: Path) -> None:
+def test_the_examples_stream_and_resume(tmp_path: Path, example: list[str]) -> None:
     with ServerProcess(tmp_path / "data") as server:
-        command = [sys.executable, str(ROOT / "examples/python_stream.py"), server.url, "--dim", "8"]
+        command = [*example, server.url, "--dim", "8"]
         command += ["--rate", "500", "--seconds", "0.6", "--position", str(tmp_path / "position")]
         said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert "goes on behind 0\n300 observations" in said[0]
     assert "goes on behind 300\n300 observations" in said[1]
     assert "600 memories" in said[1]
     assert "p99" in said[1]
+
+
+def test_the_examples_go_on_over_a_kill(tmp_path: Path, example: list[str]) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+        command = [*example, server.url, "--dim", "8", "--rate", "500", "--seconds", "3"]
+        source = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        time.sleep(1.0)
+        server.kill()
+    with ServerProcess(tmp_path / "data", server.port) as server:
+        said, _ = source.communicate(timeout=40)
+        assert "1500 memories" in said.replace(",", "")
+        assert "0 reconnects" not in said
+        with engram.connect(server.url) as engine:
+            texts = [memory.text for memory in engine.space("source").list()]
+    assert texts == [f"observation {n}" for n in range(1, 1501)]
 
 
 def test_commands_work_on_a_server(tmp_path: Path) -> None:
