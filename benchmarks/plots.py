@@ -50,3 +50,20 @@ def rates(panels: dict[str, dict[str, dict[int, float]]], title: str, path: Path
         each.legend()
     axes[0].set_ylim(bottom=0)
     _save(figure, path)
+
+
+def steps(lines: list[dict[str, Any]], title: str, path: Path) -> None:
+    """What was acknowledged of what was offered, and how late, with the level of each step."""
+    figure, (axes,) = _axes(title, "offered, rows/s", "acknowledged, rows/s")
+    offered = [line["offered"] for line in lines]
+    axes.plot(offered, [line["acknowledged"] for line in lines], marker="o", label="acknowledged")
+    axes.plot(offered, offered, linestyle=":", color="gray", label="offered")
+    for line in lines:
+        axes.annotate(line["level"].lower(), (line["offered"], line["acknowledged"]), fontsize=7, rotation=30)
+    late = axes.twinx()
+    late.plot(offered, [line.get("p99_ms", 0) for line in lines], marker=".", color="tab:red", label="p99")
+    late.set_yscale("log")
+    late.set_ylabel("acknowledgement p99, ms")
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left")
+    _save(figure, path)

@@ -53,6 +53,13 @@ class Rows:
         return self.frames[self._at % len(self.frames)]
 
 
+def anonymous_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
 class ServerProcess:
     def __init__(self, data: Path, *more: str) -> None:
         command = [sys.executable, "-m", "engram.cli", "serve", "--json", "--grpc", "127.0.0.1:0", "--data", str(data)]
@@ -61,10 +68,7 @@ class ServerProcess:
         self.url: str = json.loads(self._process.stdout.readline())["grpc"]
 
     def anonymous_mib(self) -> float:
-        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon"):
-                return int(line.split()[1]) / 1024
-        return 0.0
+        return anonymous_mib(self._process.pid)
 
     def stop(self) -> None:
         self._process.terminate()

@@ -12,7 +12,7 @@ told by the hub (S2, S3). What the peer may have unacknowledged is bounded by it
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,55 +46,99 @@ def frame_in(message: bytes) -> memoryview | None:
     return None
 
 
+class Signal:
+    """Wakes who waits now. There are thousands, few of them waited for: an event each would be too much."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event: asyncio.Event | None = None
+
+    def set(self) -> None:
+        """Wake those who wait now."""
+        event, self._event = self._event, None
+        if event is not None:
+            event.set()
+
+    async def wait(self) -> None:
+        """Wait until it is set from now on."""
+        event = self._event = self._event or asyncio.Event()
+        await event.wait()
+
+
 class Outbound:
-    """What the peer is owed, in order; whoever does not read is cut when it is too much."""
+    """What the peer is owed, in order; whoever does not read is cut when it is too much. One task takes it."""
+
+    __slots__ = (
+        "_bytes",
+        "_bytes_max",
+        "_loop",
+        "_more",
+        "_next",
+        "_taken_at",
+        "_waiting",
+        "error",
+        "is_cut",
+        "is_ended",
+        "on_cut",
+    )
 
     def __init__(self, bytes_max: int) -> None:
-        self._waiting: deque[bytes] = deque()
+        self._waiting: list[bytes] = []
+        self._next: list[bytes] = []  # before those, the last first
         self._bytes = 0
         self._bytes_max = bytes_max
-        self._more = asyncio.Event()
+        self._more: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._taken_at = self._loop.time()  # when the last was handed to the transport
-        self.ended = asyncio.Event()
-        self.cut = asyncio.Event()
+        self.is_ended = self.is_cut = False
+        self.on_cut: Callable[[], object] | None = None
         self.error: EngramError | None = None
 
     def put(self, message: bytes) -> None:
         """Owe one more message."""
-        if self.ended.is_set():
+        if self.is_ended:
             return
-        if not self._waiting:
+        if not self._bytes:
             self._taken_at = self._loop.time()
         self._waiting.append(message)
         self._bytes += len(message)
-        self._more.set()
+        self._wake()
         unread = self._bytes > self._bytes_max and self._loop.time() - self._taken_at > _UNREAD_SECONDS
         if unread or self._bytes > _BURST * self._bytes_max:
             self.give_up()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
 
     def give_up(self) -> None:
         """The peer does not read: it is owed nothing more."""
         text = f"{self._bytes} bytes of acknowledgements were not read; read them, and resume by the token"
         self.end(Overloaded(text, retry_after_ms=_RETRY_MS, level="NORMAL"))
-        self._waiting.clear()
-        self.cut.set()
+        self._waiting, self._next = [], []
+        self.is_cut = True
+        if self.on_cut is not None:
+            self.on_cut()
 
     def end(self, error: EngramError | None = None) -> None:
         """Nothing more comes."""
-        if not self.ended.is_set():
+        if not self.is_ended:
             self.error = error
-            self.ended.set()
-            self._more.set()
+            self.is_ended = True
+            self._wake()
 
     async def next(self) -> bytes | None:
         """Return the next message; None at the end."""
-        while not self._waiting:
-            if self.ended.is_set():
+        while not self._next:
+            self._next, self._waiting = self._waiting[::-1], []
+            if self._next:
+                break
+            if self.is_ended:
                 return None
-            self._more.clear()
-            await self._more.wait()
-        message = self._waiting.popleft()
+            self._more = self._loop.create_future()
+            await self._more
+        message = self._next.pop()
         self._bytes -= len(message)
         self._taken_at = self._loop.time()
         return message
@@ -109,10 +153,10 @@ class Connection:
         self._session = session
         self._loop = asyncio.get_running_loop()
         self.outbound = Outbound(service.settings.outbound_bytes_max)
-        self._in_flight: deque[tuple[int, int]] = deque()  # last sequence and bytes of each frame
+        self._in_flight: list[tuple[int, int]] = []  # last sequence and bytes of each frame
         self._in_flight_bytes = 0
         self._acknowledged = session.committed
-        self._acknowledgement = asyncio.Event()
+        self._acknowledgement = Signal()
         self._window = pb.Window()
         self.last_traffic = self._loop.time()
 
@@ -149,7 +193,6 @@ class Connection:
     async def ready(self) -> None:
         """Wait until the peer may be listened to: what it has unacknowledged is within its window."""
         while self._in_flight and self._in_flight_bytes > max(self._window.bytes, self._in_flight[0][1]):
-            self._acknowledgement.clear()
             await self._acknowledgement.wait()
 
     async def receive(self, message: bytes) -> bool:
@@ -204,7 +247,6 @@ class Connection:
         try:
             async with asyncio.timeout_at(until):
                 while self._in_flight:
-                    self._acknowledgement.clear()
                     await self._acknowledgement.wait()
         except TimeoutError:
             pass
@@ -215,7 +257,6 @@ class Connection:
         try:
             async with asyncio.timeout(_ACK_WAIT):
                 while self._acknowledged < self._session.committed:
-                    self._acknowledgement.clear()
                     await self._acknowledgement.wait()
         except TimeoutError:
             pass
@@ -240,7 +281,7 @@ class Connection:
 
     def _settle(self, through: int) -> None:
         while self._in_flight and self._in_flight[0][0] <= through:
-            self._in_flight_bytes -= self._in_flight.popleft()[1]
+            self._in_flight_bytes -= self._in_flight.pop(0)[1]
         # What was refused out of a lane is admitted no more.
         while self._in_flight and self._in_flight[-1][0] > self._session.admitted:
             self._in_flight_bytes -= self._in_flight.pop()[1]

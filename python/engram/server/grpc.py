@@ -154,19 +154,17 @@ class GrpcServer:
 
     async def _write(self, context: _Context, connection: Connection) -> None:
         """Send what is owed. A peer that does not read holds the send for ever: it is cut."""
-        cut = asyncio.create_task(connection.outbound.cut.wait())
+        outbound, task = connection.outbound, asyncio.current_task()
+        assert task is not None
+        outbound.on_cut = task.cancel
         try:
-            while (message := await connection.outbound.next()) is not None:
-                sending = asyncio.ensure_future(context.write(message))
-                # Whoever is cancelled here does not ask what became of it.
-                sending.add_done_callback(lambda done: done.cancelled() or done.exception())
-                await asyncio.wait((sending, cut), return_when=asyncio.FIRST_COMPLETED)
-                if not sending.done():
-                    sending.cancel()
-                    return
-                sending.result()
+            while (message := await outbound.next()) is not None:
+                await context.write(message)
+        except asyncio.CancelledError:
+            if not outbound.is_cut or task.uncancel():
+                raise
         finally:
-            cut.cancel()
+            outbound.on_cut = None
 
     async def _sweep(self) -> None:
         """End streams without traffic."""

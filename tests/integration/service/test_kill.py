@@ -58,7 +58,7 @@ class Source:
         self._engine.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(200 + 5 * KILLS)
 def test_exactly_once_and_in_order_across_kills(tmp_path: Path) -> None:
     random_ = random.Random(7)
     data = tmp_path / "data"

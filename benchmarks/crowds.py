@@ -1,0 +1,290 @@
+"""A server in a crowd: steps of load until it refuses, sessions that only stand there, neighbours that do not behave.
+
+    python benchmarks/crowds.py ramp        # offered, acknowledged, refused, how late, at each step; --plot FILE.svg
+    python benchmarks/crowds.py drain       # the retry-after that is told, beside the time it took until there was room
+    python benchmarks/crowds.py sessions    # memory of a session that stands idle, beside a bare grpc.aio stream
+    python benchmarks/crowds.py neighbours  # latencies of one client: alone, beside a heavy one, beside four bad ones
+
+Loopback, client and server on the same cores; vectors as in `service.py`.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import service
+from service import DIM, FRAME, Rows, ServerProcess, Source, quantiles
+
+import engram
+from engram.v1 import frame_pb2
+from engram.v1 import service_pb2 as pb
+
+STEPS = (10_000, 20_000, 40_000, 60_000, 80_000, 120_000)
+
+
+@contextmanager
+def served(*more: str) -> Iterator[ServerProcess]:
+    with tempfile.TemporaryDirectory(prefix="engram-bench-") as folder:
+        server = ServerProcess(Path(folder) / "data", *more)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+# ---- steps of load ---------------------------------------------------------------------------------------------------
+
+
+def step(rate: float, seconds: float, spaces: int) -> dict[str, Any]:
+    """So much offered for so long to a new server; the levels are those that the client hears."""
+    with served() as server, engram.connect(server.url) as engine:
+        acks: list[float] = []
+        sources = [Source(engine.space(f"s{n}", dim=DIM).stream(buffer_bytes=64 << 20), acks) for n in range(spaces)]
+        rows, given, levels, begun = Rows(), 0, [], time.perf_counter()
+        while (due := given / rate) < seconds and time.perf_counter() - begun < seconds:
+            time.sleep(max(0.0, begun + due - time.perf_counter()))
+            source = sources[given // FRAME % spaces]
+            source.due(source.stream.observe_batch(vectors=rows.next())[-1], begun + due)
+            levels.append(source.stream.level)
+            given += FRAME
+        took = time.perf_counter() - begun
+        accepted = sum(source.stream.committed for source in sources)
+        refusals = sum(source.stream.refusals for source in sources)
+        for source in sources:
+            source.stream.detach()
+    worst = max(levels, key=("NORMAL", "WARNING", "CRITICAL", "OVERLOADED").index)
+    return {
+        "offered": rate,
+        "given": round(given / took),
+        "acknowledged": round(accepted / took),
+        "frames refused": refusals,
+        **quantiles(acks),
+        "level": worst,
+    }
+
+
+def ramp(seconds: float, spaces: int, plot: Path | None) -> None:
+    lines = []
+    for rate in STEPS:
+        lines.append(step(rate, seconds, spaces))
+        print(json.dumps({"what": "ramp", "spaces": spaces, **lines[-1]}), flush=True)
+    if plot is not None:
+        import plots
+
+        plots.steps(lines, f"{spaces} space(s), frames of {FRAME}, sync", plot)
+
+
+def drain(spaces: int) -> dict[str, Any]:
+    """As fast as it goes until the first refusal; then nothing, until all are below half of what they may hold."""
+    told: list[tuple[float, int]] = []
+    with served() as server, engram.connect(server.url) as engine:
+        there = [engine.space(f"s{n}", dim=DIM) for n in range(spaces)]
+        streams = [space.stream(buffer_bytes=64 << 20) for space in there]
+
+        def watch(stream: engram.ObserveStream) -> None:
+            refused = stream._flow._refused
+
+            def first(fault: frame_pb2.Fault) -> None:
+                if fault.code == "OVERLOADED":
+                    told.append((time.perf_counter(), fault.retry_after_ms))
+                refused(fault)
+
+            stream._flow._refused = first
+
+        for stream in streams:
+            watch(stream)
+        rows, given = Rows(), 0
+        while not told:
+            streams[given % spaces].observe_batch(vectors=rows.next())
+            given += 1
+        for stream in streams:
+            stream.detach()
+
+        def pressed() -> bool:
+            own = max(space.stats()["pressure"] for space in there[:8])
+            return own > 0.5 or engine.stats()["unsealed_bytes"] > 256 << 20
+
+        while pressed():
+            time.sleep(0.02)
+        at, retry_ms = told[0]
+        return {"rows": given * FRAME, "told_ms": retry_ms, "took_ms": round((time.perf_counter() - at) * 1000)}
+
+
+# ---- sessions that only stand there ----------------------------------------------------------------------------------
+
+
+async def _bare(ready: Any) -> None:
+    async def stand(_: Any, context: Any) -> None:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            await context.write(message)
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    handlers = {"Stand": grpc.stream_stream_rpc_method_handler(stand)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    ready(port)
+    await server.wait_for_termination()
+
+
+async def _stand(address: str, path: str, hello: bytes, count: int, anonymous: Any) -> float:
+    """Kibibytes a stream in the server, when each has said hello and was answered."""
+    async with grpc.aio.insecure_channel(address) as channel:
+
+        async def one() -> Any:
+            call = channel.stream_stream(path)()
+            await call.write(hello)
+            await call.read()
+            return call
+
+        held = [await one() for _ in range(50)]  # what grows once has grown
+        before = anonymous()
+        for _ in range(count // 50):
+            held += await asyncio.gather(*(one() for _ in range(50)))
+        await asyncio.sleep(2)
+        grown: float = (anonymous() - before) * 1024 / (count // 50 * 50)
+        return grown
+
+
+def sessions(count: int) -> dict[str, Any]:
+    process = subprocess.Popen([sys.executable, __file__, "bare"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    address = f"127.0.0.1:{int(process.stdout.readline())}"
+    bare = asyncio.run(_stand(address, "/bare/Stand", b"x", count, lambda: service.anonymous_mib(process.pid)))
+    process.kill()
+    process.wait()
+    with served() as server, engram.connect(server.url) as engine:
+        engine.space("s", dim=DIM)
+        hello = pb.ObserveRequest(open=pb.Open(space="s")).SerializeToString()
+        address = server.url.removeprefix("grpc://")
+        own = asyncio.run(_stand(address, "/engram.v1.Engram/Observe", hello, count, server.anonymous_mib))
+    return {"sessions": count, "kib_each": round(own, 1), "bare_kib_each": round(bare, 1), "over": round(own - bare, 1)}
+
+
+# ---- neighbours ------------------------------------------------------------------------------------------------------
+
+
+def heavy(url: str, stop: threading.Event) -> None:
+    """As much as it may."""
+    with engram.connect(url) as engine:
+        stream, rows = engine.space("other", dim=DIM).stream(), Rows()
+        while not stop.is_set():
+            stream.observe_batch(vectors=rows.next())
+        stream.detach()
+
+
+def bad(url: str, stop: threading.Event, kind: str) -> None:
+    """It does not read, ignores its window, lies about sequences, or sends garbage."""
+    rows = Rows(8)
+
+    def messages() -> Iterator[bytes]:
+        yield pb.ObserveRequest(open=pb.Open(space="other")).SerializeToString()
+        for turn in range(200):
+            if stop.is_set():
+                return
+            if kind == "garbage":
+                yield random.randbytes(300_000)
+            first = (1, 7, 1 << 60, 3)[turn % 4] if kind == "liar" else turn * FRAME + 1
+            vectors = rows.next().tobytes()
+            frame = frame_pb2.Frame(first_sequence=first, count=FRAME, dim=DIM, vectors=vectors)
+            yield pb.ObserveRequest(frame=frame).SerializeToString()
+
+    while not stop.is_set():
+        with grpc.insecure_channel(url.removeprefix("grpc://")) as channel:
+            call = channel.stream_stream("/engram.v1.Engram/Observe")(messages())
+            try:
+                for _ in call:
+                    if kind == "deaf":
+                        stop.wait(5)
+            except grpc.RpcError:
+                pass
+            call.cancel()
+
+
+def beside(kind: str, seconds: float) -> dict[str, Any]:
+    """One client at 2,000 observations and 50 recalls a second, beside others in a process of their own."""
+    with served() as server, engram.connect(server.url) as engine:
+        engine.space("other", dim=DIM)
+        acks: list[float] = []
+        recalls: list[float] = []
+        source, rows = Source(engine.space("s", dim=DIM).stream(), acks), Rows()
+        source.stream.observe_batch(vectors=rows.next())
+        source.stream.flush(60)
+        others = subprocess.Popen([sys.executable, __file__, kind, "--url", server.url], stdin=subprocess.PIPE)
+        time.sleep(1)
+        stop, space = threading.Event(), engine.space("s")
+
+        def recall() -> None:
+            begun, cues = time.perf_counter(), Rows(8)
+            while not stop.is_set():
+                due = begun + len(recalls) / 50
+                time.sleep(max(0.0, due - time.perf_counter()))
+                space.recall(vector=cues.next()[0], k=10)
+                recalls.append(time.perf_counter() - due)
+
+        thread = threading.Thread(target=recall)
+        thread.start()
+        begun, given = time.perf_counter(), 0
+        while (due := given / 2_000) < seconds:
+            time.sleep(max(0.0, begun + due - time.perf_counter()))
+            source.due(source.stream.observe_batch(vectors=rows.next()[:32])[-1], begun + due)
+            given += 32
+        source.stream.flush(60)
+        stop.set()
+        thread.join()
+        others.communicate()
+        refusals = source.stream.refusals
+        source.stream.detach()
+    return {"beside": kind, "acknowledgement": quantiles(acks), "recall": quantiles(recalls), "refusals": refusals}
+
+
+def others(kind: str, url: str) -> None:
+    stop = threading.Event()
+    jobs = {"heavy": [(heavy, ())], "bad": [(bad, (one,)) for one in ("deaf", "greedy", "liar", "garbage")]}
+    threads = [threading.Thread(target=job, args=(url, stop, *more)) for job, more in jobs.get(kind, [])]
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    whats = ("ramp", "drain", "sessions", "neighbours")
+    parser.add_argument("what", choices=(*whats, "bare", "nobody", "heavy", "bad"))
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--spaces", type=int, default=1)
+    parser.add_argument("--count", type=int, default=2_000)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--url")
+    given = parser.parse_args()
+    if given.what == "bare":
+        asyncio.run(_bare(lambda port: print(port, flush=True)))
+    elif given.what == "ramp":
+        ramp(given.seconds, given.spaces, given.plot)
+    elif given.what == "drain":
+        print(json.dumps({"what": "drain", "spaces": given.spaces, **drain(given.spaces)}))
+    elif given.what == "sessions":
+        print(json.dumps({"what": "sessions", **sessions(given.count)}))
+    elif given.what == "neighbours":
+        for kind in ("nobody", "heavy", "bad"):
+            print(json.dumps({"what": "neighbours", **beside(kind, given.seconds)}), flush=True)
+    else:
+        others(given.what, given.url)
+
+
+if __name__ == "__main__":
+    main()
