@@ -87,6 +87,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.engine: engram.Engine | None = None
+        self._served: tuple[Any, ...] = ()
         self.snapshots: dict[int, engram.Snapshot] = {}
         self.sessions: dict[int, engram.Session] = {}
 
@@ -94,29 +95,33 @@ class Calls:
         assert self.engine is not None
         return self.engine
 
-    def open(self, path: str, limits: dict[str, int], lossy: int | None = None) -> dict[str, Any]:
-        """With `lossy`, a seed, all calls go over the wire, through a proxy that delays and breaks connections."""
-        self.engine = engram.open(path, limits=limits)
-        if lossy is not None:
-            self._served = self._reach(lossy)
+    def open(self, path: str, limits: dict[str, int], wire: str | None = None) -> dict[str, Any]:
+        """With `wire` all calls go over one that is "late", or "lossy": it also breaks connections."""
+        here = self.engine = engram.open(path, limits=limits)
+        if wire is not None:
+            self._served = self._reach(here, wire == "lossy")
         self.snapshots.clear()
         self.sessions.clear()
-        return self.engine.report
+        return here.report
 
-    def _reach(self, seed: int) -> tuple[Any, ...]:
+    def _reach(self, here: engram.Engine, lossy: bool) -> tuple[Any, ...]:
         from engram.chaos.faults import Delay, Proxy, Reset
 
-        here = self._engine()
         server = engram.serve(here, grpc="127.0.0.1:0")
-        proxy = Proxy(server.url, [Delay(0.001), Reset(40_000)], seed)
+        proxy = Proxy(server.url, [Delay(0.001), *([Reset(40_000)] if lossy else [])], 1)
         self.engine = engram.connect(proxy.url)
-        return here, server, proxy
+        return proxy, server, here
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
 
     def close(self) -> None:
         self._engine().close()
+        if self._served:
+            proxy, server, here = self._served
+            proxy.close()
+            server.stop()
+            here.close()
 
     def checkpoint(self) -> None:
         self._engine().checkpoint()

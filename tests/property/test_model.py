@@ -95,6 +95,9 @@ def rows_of(model: ModelSpace) -> list[tuple[Any, ...]]:
 
 
 class EngineAgainstModel(RuleBasedStateMachine):
+    #: All calls go over a wire, by `engram.connect`.
+    wire: str | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.path = tempfile.mkdtemp(prefix="engram-model-")
@@ -107,7 +110,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
     def start(self, graph: bool) -> None:
         """With a graph from the first row, or as users have it."""
         self.limits = LIMITS | ({"index_graph_rows_min": 0} if graph else {})
-        assert self.child.call("open", self.path, self.limits)["created"]
+        assert self.child.call("open", self.path, self.limits, wire=self.wire)["created"]
 
     def teardown(self) -> None:
         self.child.kill()
@@ -298,7 +301,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
     def reopen(self) -> None:
         """A clean end loses nothing in any mode, and renews nothing."""
         self.child.call("close")
-        report = self.child.call("open", self.path, self.limits)
+        report = self.child.call("open", self.path, self.limits, wire=self.wire)
         assert (report["torn_bytes"], report["renewed"]) == (0, [])
         self.opened(report)
         for name, held in self.spaces.items():
@@ -318,7 +321,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
             time.sleep(pause_us / 1e6)
         self.child.kill()
         self.child = EngineChild()
-        self.opened(self.child.call("open", self.path, self.limits))
+        self.opened(self.child.call("open", self.path, self.limits, wire=self.wire))
         for name, held in self.spaces.items():
             self.survived(name, held, flying if name == target else None)
 
@@ -356,4 +359,16 @@ TestEngineAgainstModel.settings = settings(
     max_examples=10_000 if CAMPAIGN else 60,
     stateful_step_count=50 if CAMPAIGN else 30,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
+
+
+class EngineAgainstModelOverTheWire(EngineAgainstModel):
+    """The same by `engram.connect`."""
+
+    wire = "late"
+
+
+TestEngineAgainstModelOverTheWire = EngineAgainstModelOverTheWire.TestCase
+TestEngineAgainstModelOverTheWire.settings = settings(
+    TestEngineAgainstModel.settings, max_examples=500 if CAMPAIGN else 10
 )

@@ -28,8 +28,8 @@ LIMITS = {
 class Ordering(RuleBasedStateMachine):
     """Streams said by speakers of which some do not know that they are fenced."""
 
-    #: A seed: all calls go over the wire, where frames are late, cut, and so sent twice.
-    lossy: int | None = None
+    #: Lossy: all calls go over a wire where frames are late, cut, and so sent twice.
+    wire: str | None = None
     speakers = Bundle("speakers")
     models = Bundle("models")
 
@@ -44,7 +44,7 @@ class Ordering(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.child.call("open", self.path, LIMITS, lossy=self.lossy)
+        self.child.call("open", self.path, LIMITS, wire=self.wire)
         self.child.call("make", "s", dim=2)
 
     def teardown(self) -> None:
@@ -98,7 +98,7 @@ class Ordering(RuleBasedStateMachine):
         assert first <= committed + 1
         assert not (wrong and first <= committed)
         # One that was sent again after a lost acknowledgement is one, too.
-        assert duplicate == (first + count - 1 <= committed) or (duplicate and self.lossy is not None)
+        assert duplicate == (first + count - 1 <= committed) or (duplicate and self.wire is not None)
         model.acknowledge(first, ids)
 
     @rule(handles=st.lists(models, min_size=2, max_size=3), count=st.integers(1, 30))
@@ -126,7 +126,7 @@ class Ordering(RuleBasedStateMachine):
             self.child.send("say", handle, [model.text(first + n) for n in range(count)], first)
         self.child.kill()
         self.child = EngineChild()
-        assert self.child.call("open", self.path, LIMITS, lossy=self.lossy)["damage"] == []
+        assert self.child.call("open", self.path, LIMITS, wire=self.wire)["damage"] == []
         self.lives += 1
         for again, token in self.tokens.items():
             self.current[again], _ = self.child.call("session", "s", resume=token)
@@ -156,7 +156,7 @@ TestOrdering.settings = settings(
 class OrderingOverTheWire(Ordering):
     """The same through `engram.connect`."""
 
-    lossy = 1
+    wire = "lossy"
 
 
 TestOrderingOverTheWire = OrderingOverTheWire.TestCase
