@@ -76,6 +76,33 @@ def test_a_full_disk_refuses_loses_nothing_and_resumes(disk: Path) -> None:
         assert engine.report["damage"] == []
 
 
+def test_a_stream_waits_for_a_full_disk(disk: Path) -> None:
+    """D10 over the wire: a call is told, a stream waits, and both go on by themselves when space returns."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(b"x" * (10 << 20))
+    given = [f"{n:06}" * 10_000 for n in range(400)]
+    with engram.open(disk / "d", limits=LIMITS) as engine, engram.serve(engine, grpc="127.0.0.1:0") as server:
+        with engram.connect(server.url) as client:
+            space, other = client.space("s", dim=2), client.space("other", dim=2)
+            with space.stream(buffer_bytes=64 << 20) as stream:
+                for text in given:
+                    stream.observe(text)
+                with pytest.raises(engram.Timeout):
+                    stream.flush(4)
+                with pytest.raises((engram.DiskFull, engram.Overloaded)):
+                    for _ in range(100):  # a little room may be left
+                        other.observe("x" * 60_000, timeout=0.2)
+                assert 10 < stream.committed < len(given)
+                assert stream.refusals > 0
+                assert len(space) == stream.committed
+                os.truncate(ballast, 0)
+                subprocess.run(["mount", "-o", "remount,size=96m", str(disk)], check=True)
+                stream.flush(40)
+                assert (stream.committed, stream.reconnects, stream.rejected) == (len(given), 0, [])
+        assert [memory.text for memory in engine.space("s").list()] == given
+    assert engram.verify(disk / "d")["damage"] == []
+
+
 def keep_one(path: Path) -> None:
     # In a function: a file descriptor of a log lives as long as the engine's object, and keeps the disk writable.
     with engram.open(path, limits=LIMITS) as engine:

@@ -385,7 +385,8 @@ class Flow:
             loop.call_at(self._hold_until, self._wake.set)
         elif head is not None and head.future is not None:
             self._finish(self._next(), error)
-        elif not (fault.code == "SEQUENCE_GAP" and head is not None and head.first <= fault.expected):
+        elif not (fault.code == "SEQUENCE_GAP" and head is not None and head.first <= (fault.expected or head.first)):
+            # A gap without `expected` follows a frame that was taken and came to nothing: all is sent again anyway.
             self._fail(error)
 
     def _drop(self, sequence: int, error: EngramError) -> None:

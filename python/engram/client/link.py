@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
 MESSAGE_BYTES_MAX = 68 << 20  # that a server may send
 SECONDS = 30.0  # for a call, unless it says otherwise
+_LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
 #: Done twice, these would have another effect, or another answer.
 _CHANGE_SOMETHING = ("PutObservations", "Forget", "DropSpace", "OpenSnapshot")
@@ -180,6 +181,7 @@ class Link:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.sleep(_LATE_SECONDS)
 
         asyncio.run_coroutine_threadsafe(end(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)

@@ -25,6 +25,7 @@ NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 _CALLS_BESIDE = 1_000  # of one client, besides its streams: more wait
 _OPEN_SECONDS = 10.0
+_LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
 _SWEEPS = 10  # looks for idle streams in the time that makes one idle
 
 
@@ -212,6 +213,7 @@ class GrpcServer:
             await connection.settle(until)
             connection.end("the server is stopping")
         await stopping
+        await asyncio.sleep(_LATE_SECONDS)
         if self._sweeping is not None:
             self._sweeping.cancel()
         if self._hub is not None:
