@@ -76,6 +76,11 @@ def test_a_full_disk_refuses_loses_nothing_and_resumes(disk: Path) -> None:
         assert engine.report["damage"] == []
 
 
+def fill(space: engram.Space) -> None:
+    for _ in range(100):  # a little room may be left
+        space.observe("x" * 60_000, timeout=0.2)
+
+
 def test_a_stream_waits_for_a_full_disk(disk: Path) -> None:
     """D10 over the wire: a call is told, a stream waits, and both go on by themselves when space returns."""
     ballast = disk / "ballast"
@@ -90,8 +95,7 @@ def test_a_stream_waits_for_a_full_disk(disk: Path) -> None:
                 with pytest.raises(engram.Timeout):
                     stream.flush(4)
                 with pytest.raises((engram.DiskFull, engram.Overloaded)):
-                    for _ in range(100):  # a little room may be left
-                        other.observe("x" * 60_000, timeout=0.2)
+                    fill(other)
                 assert 10 < stream.committed < len(given)
                 assert stream.refusals > 0
                 assert len(space) == stream.committed

@@ -36,7 +36,7 @@ from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
 FRAMES_MAX = 256  # in flight: what the server keeps ids of
-_BACKOFF_SECONDS = (0.05, 5.0)
+_BACKOFF_SECONDS = (0.05, 2.0)
 _PROBE_SECONDS = 0.25  # with a closed window and nothing in flight one frame asks anew
 _OPEN_SECONDS = 30.0
 _BESIDE = 1_024  # bytes of a message that carries a frame

@@ -67,7 +67,11 @@ def test_exactly_once_and_in_order_across_kills(tmp_path: Path) -> None:
     reconnects = 0
     try:
         for _ in range(KILLS):
-            time.sleep(random_.uniform(0.05, 0.6))
+            before, until = sum(source.stream.committed for source in sources), time.monotonic() + 30
+            while sum(source.stream.committed for source in sources) == before:
+                assert time.monotonic() < until, "nobody goes on"
+                time.sleep(0.01)
+            time.sleep(random_.uniform(0, 0.4))
             server.kill()
             server = ServerProcess(data, server.port)
         time.sleep(0.3)
