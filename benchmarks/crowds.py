@@ -74,9 +74,9 @@ def step(rate: float, seconds: float, spaces: int) -> dict[str, Any]:
     }
 
 
-def ramp(seconds: float, spaces: int, plot: Path | None) -> None:
+def ramp(rates: list[float], seconds: float, spaces: int, plot: Path | None) -> None:
     lines = []
-    for rate in STEPS:
+    for rate in rates:
         lines.append(step(rate, seconds, spaces))
         print(json.dumps({"what": "ramp", "spaces": spaces, **lines[-1]}), flush=True)
     if plot is not None:
@@ -223,10 +223,10 @@ def beside(kind: str, seconds: float) -> dict[str, Any]:
         source.stream.flush(60)
         others = subprocess.Popen([sys.executable, __file__, kind, "--url", server.url], stdin=subprocess.PIPE)
         time.sleep(1)
-        stop, space = threading.Event(), engine.space("s")
+        stop, space, cues = threading.Event(), engine.space("s"), Rows(8)
 
         def recall() -> None:
-            begun, cues = time.perf_counter(), Rows(8)
+            begun = time.perf_counter()
             while not stop.is_set():
                 due = begun + len(recalls) / 50
                 time.sleep(max(0.0, due - time.perf_counter()))
@@ -268,13 +268,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--spaces", type=int, default=1)
     parser.add_argument("--count", type=int, default=2_000)
+    parser.add_argument("--rates", type=float, nargs="*", default=STEPS)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--url")
     given = parser.parse_args()
     if given.what == "bare":
         asyncio.run(_bare(lambda port: print(port, flush=True)))
     elif given.what == "ramp":
-        ramp(given.seconds, given.spaces, given.plot)
+        ramp(given.rates, given.seconds, given.spaces, given.plot)
     elif given.what == "drain":
         print(json.dumps({"what": "drain", "spaces": given.spaces, **drain(given.spaces)}))
     elif given.what == "sessions":

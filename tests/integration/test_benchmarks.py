@@ -153,4 +153,21 @@ def test_the_service_is_measured_in_small() -> None:
         else:
             assert figures["generation_s0"] > 0
             assert figures["acknowledgement"]["p50_ms"] > 0
+            assert figures["visibility"]["p50_ms"] > 0
             assert figures["recalls"] > 0
+            assert figures["recall_at_10"] >= 0.9
+
+
+def test_a_server_in_a_crowd_is_measured_in_small(tmp_path: Path) -> None:
+    script, picture = ROOT / "benchmarks" / "crowds.py", tmp_path / "steps.svg"
+    wanted = {
+        "sessions": (["--count", "100"], ["kib_each", "bare_kib_each"]),
+        "ramp": (["--seconds", "0.5", "--rates", "1000", "--plot", str(picture)], ["acknowledged", "p99_ms"]),
+    }
+    for what, (more, names) in wanted.items():
+        command = [sys.executable, str(script), what, *more]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert ran.returncode == 0, ran.stderr
+        for line in ran.stdout.splitlines():
+            assert all(json.loads(line)[name] for name in names), line
+    assert "acknowledged" in picture.read_text()
