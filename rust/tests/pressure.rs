@@ -401,3 +401,34 @@ fn what_all_hold_is_felt_by_its_largest_holder() {
     assert!(told.windows(6).any(|w| w == b"NORMAL"), "{told:?}");
     assert!(core.credits(&large, &much).0 > 0);
 }
+
+/// P4: a frame that is too large for what is left is told of when it would fit, and of nothing before; the level does not change meanwhile.
+#[test]
+fn a_refused_frame_hears_of_room_when_there_is_enough_for_it() {
+    let mut source = Source::new(config());
+    let core = Arc::clone(&source.rig.core);
+    let space = core.space("a").unwrap();
+    let (speaker, ticket) = core.submit_open(&space, Priority::Normal, "").unwrap().unwrap();
+    source.rig.turns(20);
+    let epoch = ticket.outcome().unwrap().unwrap().epoch;
+    while source.depth() < LIMIT * 93 / 100 {
+        assert!(source.push());
+    }
+    let look = || -> Vec<u8> {
+        source.rig.clock.advance_micros(30_000);
+        core.step_maintenance();
+        core.drain_completions(99).into_iter().flat_map(|(_, told)| told).collect()
+    };
+    let says = |told: &[u8], level: &str| told.windows(level.len()).any(|w| w == level.as_bytes());
+    let mut frame = vec![8, 1];
+    frame.extend(common::frame_of(&(1..=80).collect::<Vec<_>>(), true));
+    let refused = core.submit_frame(&space, &speaker, epoch, frame).unwrap().unwrap();
+    assert!(says(&refused, "OVERLOADED"), "no room for 80");
+    assert!(says(&look(), "CRITICAL"), "who begins to listen hears of the level");
+    (0..3).for_each(|_| assert_eq!((look(), source.depth()), (vec![], 930), "there is no room yet"));
+    while LIMIT - source.depth() < 80 {
+        source.rig.turn();
+    }
+    assert!(says(&look(), source.level().name()), "there is room");
+    assert!(look().is_empty(), "told once");
+}

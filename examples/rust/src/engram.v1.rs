@@ -97,7 +97,7 @@ pub struct Fault {
     /// Of the frame that was refused; of the item that holds nothing.
     #[prost(uint64, tag = "3")]
     pub first_sequence: u64,
-    /// Where to go on; 0 if the frame is not the reason.
+    /// Where to go on; 0 if nothing is to be sent again: it is about one item, or a batch that is kept aside.
     #[prost(uint64, tag = "4")]
     pub expected: u64,
     #[prost(uint64, tag = "5")]

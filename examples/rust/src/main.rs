@@ -77,6 +77,8 @@ struct Source {
     flying: usize,
     window: Window,
     hold_until: Instant,
+    /// That is what it is held for.
+    wants_room: bool,
     seconds: Vec<f64>,
     reconnects: u32,
 }
@@ -96,6 +98,7 @@ impl Source {
             flying: 0,
             window: Window::default(),
             hold_until: now,
+            wants_room: false,
             seconds: Vec::new(),
             reconnects: 0,
         }
@@ -158,13 +161,18 @@ impl Source {
         }
     }
 
-    /// A frame was refused: it, and what follows, is sent again when there may be room.
+    /// A frame was refused: it, and what follows, is sent again, at once or when there may be room. What no waiting mends ends the program.
     fn refused(&mut self, fault: &Fault) -> Result<(), Status> {
-        if fault.expected == 0 {
-            return Err(Status::invalid_argument(fault.message.clone()));
-        }
+        let (waits, pause) = match fault.code.as_str() {
+            "OVERLOADED" => (true, Duration::from_millis(fault.retry_after_ms)),
+            "DISK_FULL" | "PAUSED" => (false, Duration::from_millis(fault.retry_after_ms.max(250))),
+            "SEQUENCE_GAP" => (false, Duration::ZERO),
+            _ => return Err(Status::failed_precondition(fault.message.clone())),
+        };
         self.flying = self.kept.iter().position(|kept| kept.last() >= fault.expected).unwrap_or(0);
-        self.hold_until = Instant::now() + Duration::from_millis(fault.retry_after_ms);
+        if !pause.is_zero() {
+            (self.wants_room, self.hold_until) = (waits, Instant::now() + pause);
+        }
         Ok(())
     }
 
@@ -199,7 +207,7 @@ impl Source {
                 Some(Said::Fault(fault)) => self.refused(&fault)?,
                 Some(Said::Window(window)) => self.window = window,
                 Some(Said::Pressure(pressure)) => {
-                    if pressure.level != "OVERLOADED" {
+                    if self.wants_room && pressure.level != "OVERLOADED" {
                         self.hold_until = Instant::now();
                     }
                     self.window.level = pressure.level;

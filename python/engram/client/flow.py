@@ -122,6 +122,7 @@ class Flow:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._hold_until = 0.0
+        self._wants_room = False  # that is what it is held for
         self.expected = 0  # after a refusal the server passes over what begins behind it
         self._answer: asyncio.Future[int] | None = None  # to drain or close
         self._call: Any = None
@@ -319,8 +320,8 @@ class Flow:
             self.window = message.window
         elif which == "pressure":
             self.window.level, self.window.advised_batch = message.pressure.level, message.pressure.advised_batch
-            if message.pressure.level != "OVERLOADED":
-                self._hold_until = 0.0  # the room that was to be waited for is there
+            if self._wants_room and message.pressure.level != "OVERLOADED":
+                self._hold_until = 0.0  # the room that was to be waited for may be there
             if self.on_pressure is not None:
                 self.on_pressure(message.pressure.level, message.pressure.advised_batch)
         elif which == "absorbed":
@@ -377,16 +378,17 @@ class Flow:
         loop = asyncio.get_running_loop()
         if isinstance(error, Overloaded | DiskFull | Paused):
             self.refusals += 1
-            pause = fault.retry_after_ms / 1000 or _PROBE_SECONDS
-            if head is not None and head.gives_up_at is not None and loop.time() + pause > head.gives_up_at:
+            gives_up_at = None if head is None else head.gives_up_at
+            if gives_up_at is not None and loop.time() >= gives_up_at:
                 self._finish(self._next(), error)
                 return
-            self._hold_until = loop.time() + pause
+            again_at = loop.time() + (fault.retry_after_ms / 1000 or _PROBE_SECONDS)
+            self._hold_until = again_at if gives_up_at is None else min(again_at, gives_up_at)
+            self._wants_room = isinstance(error, Overloaded)
             loop.call_at(self._hold_until, self._wake.set)
         elif head is not None and head.future is not None:
             self._finish(self._next(), error)
-        elif not (fault.code == "SEQUENCE_GAP" and head is not None and head.first <= (fault.expected or head.first)):
-            # A gap without `expected` follows a frame that was taken and came to nothing: all is sent again anyway.
+        elif not (fault.code == "SEQUENCE_GAP" and head is not None and head.first <= fault.expected):
             self._fail(error)
 
     def _drop(self, sequence: int, error: EngramError) -> None:

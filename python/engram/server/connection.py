@@ -24,6 +24,7 @@ from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
 _FRAME_TAG = b"\x12"  # field 2 of ObserveRequest, length-delimited
+_FRAMES_MAX = 256  # in flight: what the engine keeps ids of
 _ACK_WAIT = 2.0  # for acknowledgements of what is committed
 _RETRY_MS = 100
 _UNREAD_SECONDS = 2.0  # without taking anything, a peer with too much unread is cut
@@ -121,6 +122,12 @@ class Outbound:
         if self.on_cut is not None:
             self.on_cut()
 
+    def cut_if_stuck(self) -> None:
+        """After the end nothing is put that could find out that nobody reads."""
+        if self.is_ended and self.on_cut is not None and self._loop.time() - self._taken_at > _UNREAD_SECONDS:
+            self.is_cut = True
+            self.on_cut()
+
     def end(self, error: EngramError | None = None) -> None:
         """Nothing more comes."""
         if not self.is_ended:
@@ -153,7 +160,7 @@ class Connection:
         self._session = session
         self._loop = asyncio.get_running_loop()
         self.outbound = Outbound(service.settings.outbound_bytes_max)
-        self._in_flight: list[tuple[int, int]] = []  # last sequence and bytes of each frame
+        self._in_flight: list[tuple[int, int]] = []  # last sequence and bytes of each frame; few
         self._in_flight_bytes = 0
         self._acknowledged = session.committed
         self._acknowledgement = Signal()
@@ -192,7 +199,9 @@ class Connection:
 
     async def ready(self) -> None:
         """Wait until the peer may be listened to: what it has unacknowledged is within its window."""
-        while self._in_flight and self._in_flight_bytes > max(self._window.bytes, self._in_flight[0][1]):
+        while self._in_flight and (
+            len(self._in_flight) > _FRAMES_MAX or self._in_flight_bytes > max(self._window.bytes, self._in_flight[0][1])
+        ):
             await self._acknowledgement.wait()
 
     async def receive(self, message: bytes) -> bool:

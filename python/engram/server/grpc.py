@@ -168,13 +168,14 @@ class GrpcServer:
             outbound.on_cut = None
 
     async def _sweep(self) -> None:
-        """End streams without traffic."""
+        """End streams without traffic, and those that have ended and whose peers do not hear it."""
         idle = self._service.settings.idle_seconds_max
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(idle / _SWEEPS)
             now = loop.time()
             for connection in [*self._connections]:
+                connection.outbound.cut_if_stuck()
                 if now - connection.last_traffic > idle:
                     connection.end(f"nothing was said for {idle:g} s")
 

@@ -176,6 +176,14 @@ impl Core {
         space.level(now).max(shared).max(behind)
     }
 
+    /// Whether so many observations and bytes more would find room.
+    pub(super) fn has_room(&self, space: &Space, (count, bytes): (u64, u64), now: u64) -> bool {
+        let (observations, most) = space.depth.room();
+        count <= observations
+            && bytes <= most.min(self.process_queue.room())
+            && self.pressed(space, bytes, now).is_none()
+    }
+
     /// All indexes together hold too much that no graph answers for, and this one's part is above its share.
     fn is_too_far_behind(&self, space: &Space) -> bool {
         let (bytes, tails) = (self.unabsorbed.0.load(Ordering::Relaxed), self.unabsorbed.1.load(Ordering::Relaxed));

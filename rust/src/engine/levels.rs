@@ -1,6 +1,7 @@
 //! Who is told how hard a space is pressed (P5), and how far it is absorbed (O5).
 //!
-//! A speaker that listens is told within two looks of a level that is not the one it was told last. The maintenance machine looks, whose thread is always
+//! A speaker that listens is told within two looks of a level that is not the one it was told last, and, if a frame of it found no room, as
+//! soon as there is some. The maintenance machine looks, whose thread is always
 //! there: a level also moves by age, when nobody admits or commits. Looking is cheap and at most every 20 ms.
 
 use std::sync::Arc;
@@ -35,8 +36,6 @@ struct Listener {
     epoch: u64,
     hears: Hears,
     told: Level,
-    /// Refusals, each of which told of the highest level.
-    refusals: u64,
     /// The last sequence that it knows to be absorbed.
     absorbed: u64,
 }
@@ -100,7 +99,7 @@ impl Core {
         let mut all = self.listeners.all.lock();
         all.retain(|l| (l.session.id, l.epoch, l.hears) != (session.id, epoch, hears));
         let (space, session) = (Arc::clone(space), Arc::clone(session));
-        all.push(Listener { space, session, epoch, hears, told: Level::Normal, refusals: 0, absorbed: 0 });
+        all.push(Listener { space, session, epoch, hears, told: Level::Normal, absorbed: 0 });
         Ok(())
     }
 
@@ -123,11 +122,12 @@ impl Core {
                 return true;
             }
             let level = self.level_for(&l.space, now);
-            let refusals = l.session.section().refusals;
-            if refusals != l.refusals {
-                (l.refusals, l.told) = (refusals, Level::Overloaded);
+            let refused = (l.hears == Hears::Frames).then(|| l.session.section().refused).flatten();
+            let room = refused.is_some_and(|size| self.has_room(&l.space, size, now));
+            if room {
+                l.session.section().refused = None;
             }
-            if level != l.told {
+            if level != l.told || room {
                 l.told = level;
                 match l.hears {
                     Hears::Frames => self.completions.push(Completion::Level(l.session.id, level)),

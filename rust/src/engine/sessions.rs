@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::queue::{Committed, Level, Reply, Ticket};
 use crate::records::{AckRun, FrameView, check_frame, check_items, encode_absorbed, encode_fault, encode_pressure};
 use crate::session::{Known, Priority, Session, SessionState, Token, Window};
-use crate::store::{Attached, Order, Piece, Space, Speaker};
+use crate::store::{Attached, Order, Piece, Space, Speaker, permits};
 use crate::types::{Config, Durability, Generation, Metric, SessionId};
 use crate::wal::quarantined_with;
 
@@ -44,6 +44,8 @@ pub enum Speech {
 /// What a speaker that does not wait is told.
 pub enum Completion {
     Frame(Box<FrameEnd>),
+    /// An item that holds nothing, in a session.
+    Item(SessionId, Vec<u8>),
     /// How hard its space is pressed (P5).
     Level(SessionId, Level),
     /// Up to this sequence, and generation, all is absorbed (O5).
@@ -297,7 +299,11 @@ impl Core {
             match self.say(space, session, epoch, Some(first), &mut spoken)? {
                 Speech::Said(saying) => self.follow(space, session, &saying, &spoken),
                 Speech::Full(reason) => {
-                    session.section().refusals += 1;
+                    let size = permits(&spoken.prepared.pieces);
+                    // Else it is not for room that it has to wait.
+                    if !self.has_room(space, size, self.now()) {
+                        session.section().refused = Some(size);
+                    }
                     return Err(self.overloaded(space, &spoken.prepared, reason));
                 }
             }
@@ -336,10 +342,8 @@ impl Core {
         };
         // Before the acknowledgement: who has that has heard of all items that hold nothing.
         for (item, error) in &spoken.rejected {
-            let first = saying.first + *item as u64;
-            let (space, session) = (Arc::clone(space), Arc::clone(session));
-            let refused = FrameEnd { space, session, first, again: None, outcome: Err(error.clone()) };
-            self.completions.push(Completion::Frame(Box::new(refused)));
+            let refused = encode_fault(error, saying.first + *item as u64, 0);
+            self.completions.push(Completion::Item(session.id, refused));
         }
         let mut at = saying.first;
         if saying.known > 0 {
@@ -361,6 +365,7 @@ impl Core {
         for done in self.completions.drain(most) {
             let (id, all) = match done {
                 Completion::Frame(end) => (end.session.id, self.told(*end)),
+                Completion::Item(id, refused) => (id, vec![Err(refused)]),
                 Completion::Level(id, level) => (id, vec![Err(encode_pressure(level.name(), level.advised_batch()))]),
                 Completion::Absorbed(id, through, generation) => (id, vec![Err(encode_absorbed(through, generation))]),
             };
@@ -385,12 +390,17 @@ impl Core {
     fn told(&self, done: FrameEnd) -> Vec<Result<AckRun, Vec<u8>>> {
         let FrameEnd { space, session, first, again, outcome } = done;
         let durability = space.durability;
+        // Refused when it had been taken: nothing behind it counts, either. What is kept aside has its sequences.
+        let expected = match &outcome {
+            Err(error) if !matches!(error, Error::Quarantined { .. }) => session.section().admitted() + 1,
+            _ => 0,
+        };
         let known = outcome.and_then(|committed| match &again {
             Some(hashes) => self.acknowledged(&space, &session, first, hashes).map(|known| (committed, known)),
             None => Ok((committed, Vec::new())),
         });
         match known {
-            Err(error) => vec![Err(encode_fault(&error, first, 0))],
+            Err(error) => vec![Err(encode_fault(&error, first, expected))],
             Ok((committed, _)) if again.is_none() => {
                 let (count, generation) = (u64::from(committed.count), committed.first.0);
                 vec![Ok(AckRun { first, count, generation, durability, duplicate: false })]

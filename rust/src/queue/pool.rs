@@ -105,9 +105,13 @@ impl Pool {
         if have + more.min(share / 4) > share { self.level() } else { Level::Normal }
     }
 
+    pub fn room(&self) -> u64 {
+        self.max.saturating_sub(self.bytes())
+    }
+
     /// What each holder may take if all take the same.
     pub fn room_each(&self) -> u64 {
-        self.max.saturating_sub(self.bytes()) / self.holders.load(Ordering::Acquire).max(1)
+        self.room() / self.holders.load(Ordering::Acquire).max(1)
     }
 
     /// The bytes each holder may have while there is pressure; `entering`: the one who asks holds none yet.

@@ -44,6 +44,9 @@ impl AckRun {
     }
 }
 
+/// When to come back to a full disk; how long it stays so nobody knows.
+const DISK_FULL_RETRY_MS: u64 = 250;
+
 /// Why the frame, or the item, at `first` was not taken; `expected` 0: nothing has to be sent again.
 pub fn encode_fault(error: &Error, first: u64, expected: u64) -> Vec<u8> {
     let mut fault = Vec::new();
@@ -51,8 +54,10 @@ pub fn encode_fault(error: &Error, first: u64, expected: u64) -> Vec<u8> {
     put_bytes(&mut fault, 2, error.to_string().as_bytes());
     put_number(&mut fault, 3, first);
     put_number(&mut fault, 4, expected);
-    if let Error::Overloaded { retry_after_ms, .. } = error {
-        put_number(&mut fault, 5, *retry_after_ms);
+    match error {
+        Error::Overloaded { retry_after_ms, .. } => put_number(&mut fault, 5, *retry_after_ms),
+        Error::DiskFull { .. } => put_number(&mut fault, 5, DISK_FULL_RETRY_MS),
+        _ => {}
     }
     let mut out = Vec::new();
     put_bytes(&mut out, 2, &fault);

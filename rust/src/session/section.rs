@@ -103,8 +103,8 @@ pub struct Section<W> {
     joins: Vec<Join<W>>,
     /// Its speaker sends frames, and hears of levels.
     listens: bool,
-    /// How often a frame found no room.
-    pub refusals: u64,
+    /// Observations and bytes that found no room, until its speaker is told that there is some.
+    pub refused: Option<(u64, u64)>,
     /// Microseconds since 1970, by the log's clock.
     pub used_at: i64,
 }
@@ -129,7 +129,7 @@ impl<W> Session<W> {
             expected: None,
             joins: Vec::new(),
             listens: false,
-            refusals: 0,
+            refused: None,
             used_at,
         };
         Self { id, priority, principal, section: Mutex::new(section) }
@@ -258,6 +258,7 @@ impl<W> Section<W> {
         self.round = 0;
         self.admitted = self.numbered;
         self.expected = None;
+        self.refused = None;
         self.listens = false;
         (self.epoch, self.leave())
     }

@@ -14,6 +14,8 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
@@ -84,6 +86,14 @@ def method(channel: grpc.Channel, name: str) -> Any:
 
 def raw(url: str) -> grpc.Channel:
     return grpc.insecure_channel(url.removeprefix("grpc://"))
+
+
+def reason(error: grpc.RpcError) -> str:
+    """The engine's code in a status."""
+    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    info = ErrorInfo()
+    assert any(detail.Unpack(info) for detail in Status.FromString(details).details)
+    return info.reason
 
 
 def frame(first: int, rows: int | list[str], dim: int = 2, **fields: Any) -> frame_pb2.Frame:

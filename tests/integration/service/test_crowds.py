@@ -17,7 +17,7 @@ import engram
 from engram._sample import load_sample
 from engram.v1 import service_pb2 as pb
 
-from .support import ServerProcess, Stream, frame, raw
+from .support import ServerProcess, Stream, frame, raw, reason
 
 _WHOLE = "ENGRAM_CAMPAIGN" in os.environ
 STREAMS = 100 if _WHOLE else 12
@@ -44,6 +44,15 @@ def threads(failures: list[BaseException], *jobs: Callable[[], None]) -> Iterato
     finally:
         for thread in running:
             thread.join()
+
+
+@contextmanager
+def stopping(stop: threading.Event) -> Iterator[None]:
+    """Tell those who run until they are told, whatever happens."""
+    try:
+        yield
+    finally:
+        stop.set()
 
 
 @pytest.mark.parametrize("graph_rows_min", [0, 4_096], ids=["graph from the first row", "default"])
@@ -84,12 +93,17 @@ def test_streams_of_hits_beside_writers(tmp_path: Path, graph_rows_min: int) -> 
             assert all(abs(by_id[one] - score) < 1e-5 for one, score in hits), "of that generation, with its true score"
             found = float(np.mean([score >= last - 1e-5 for _, score in hits]))
             assert found == 1.0 or not exact
-            shares.append(found)
+            if not exact:
+                shares.append(found)
 
-        with engram.connect(server.url) as client, threads(failures, lambda: write(1), lambda: write(2)):
-            with threads(failures, *(lambda number=n: read(number, client) for n in range(STREAMS))):
-                pass
-            stop.set()
+        readers = [lambda number=n: read(number, client) for n in range(STREAMS)]
+        with (
+            engram.connect(server.url) as client,
+            threads(failures, lambda: write(1), lambda: write(2)),
+            stopping(stop),
+            threads(failures, *readers),
+        ):
+            pass
     assert failures == []
     assert np.mean(shares) >= 0.95
     print(f"{STREAMS} streams of {HITS} hits: {np.mean(shares):.4f} of the nearest")
@@ -143,59 +157,58 @@ def test_those_who_do_not_behave_hurt_nobody_else(tmp_path: Path) -> None:
     failures: list[BaseException] = []
     stop = threading.Event()
     rows = 20_000 if _WHOLE else 2_000
-    limits = {"queue_observations_max": 2_000}
+    # An age of a second is no overload here: two cores are shared by all of them.
+    limits = {"queue_observations_max": 2_000, "queue_age_ms_max": 60_000}
     data = tmp_path / "data"
+    heard: dict[str, set[str]] = {"deaf": set(), "greedy": set(), "liar": set(), "garbage": set()}
+
+    def misbehave(kind: str) -> None:
+        with raw(server.url) as channel:
+            while not stop.is_set():
+                stream = Stream(channel, space="bad")
+                if kind == "deaf":
+                    stream.reading.clear()
+                for turn in range(100):
+                    if kind == "garbage":
+                        stream.say(bytes(np.random.default_rng(turn).integers(0, 256, 300, dtype=np.uint8)))
+                    elif kind == "liar":
+                        stream.frame((1, 7, 1 << 60, 3)[turn % 4], 5)
+                    else:
+                        stream.frame(turn * 500 + 1, 500)
+                    time.sleep(0.0005)
+                stream.reading.set()
+                stream.half_close()
+                while (word := stream.next()) is not None:
+                    if isinstance(word, grpc.RpcError):
+                        heard[kind].add(reason(word))
+                    elif word.WhichOneof("what") == "fault":
+                        heard[kind].add(word.fault.code)
+                    elif word.WhichOneof("what") == "ack":
+                        heard[kind].add("ack")
+                stream.cancel()
+
     with engram.open(data, limits=limits) as engine, engram.serve(engine, grpc="127.0.0.1:0") as server:
         for name in ("good", "bad"):
             engine.space(name, dim=2)
-        outcomes: dict[str, int] = {}
-
-        def misbehave(kind: str, act: Callable[[Stream, int], None]) -> None:
-            with raw(server.url) as channel:
-                while not stop.is_set():
-                    stream = Stream(channel, space="bad")
-                    for turn in range(200):
-                        if stop.is_set():
-                            break
-                        act(stream, turn)
-                        time.sleep(0.0005)
-                    stream.cancel()
-                    outcomes[kind] = outcomes.get(kind, 0) + 1
-
-        def deaf(stream: Stream, turn: int) -> None:
-            stream.reading.clear()
-            stream.frame(turn * 50 + 1, 50)
-            if turn == 199:
-                stream.reading.set()
-
-        def greedy(stream: Stream, turn: int) -> None:
-            stream.frame(turn * 500 + 1, 500)
-
-        def liar(stream: Stream, turn: int) -> None:
-            stream.frame((1, 7, 1 << 60, 3)[turn % 4], 5)
-
-        def garbage(stream: Stream, turn: int) -> None:
-            stream.say(bytes(np.random.default_rng(turn).integers(0, 256, 300, dtype=np.uint8)))
-
-        kinds = {"deaf": deaf, "greedy": greedy, "liar": liar, "garbage": garbage}
-        jobs = [lambda kind=kind, act=act: misbehave(kind, act) for kind, act in kinds.items()]
-        with threads(failures, *jobs):
-            try:
-                with engram.connect(server.url) as client:
-                    space = client.space("good")
-                    with space.stream() as stream:
-                        for first in range(0, rows, 50):
-                            vectors = np.column_stack((np.arange(first, first + 50) + 1.0, np.ones(50)))
-                            stream.observe_batch(vectors=vectors, texts=[f"{first + i}" for i in range(50)])
-                            assert len(space.recall(vector=[1.0, 1.0], k=3)) == 3 or first == 0
-                        stream.flush(60)
-                        assert stream.refusals == 0
-            finally:
-                stop.set()
+        jobs = [lambda kind=kind: misbehave(kind) for kind in heard]
+        with threads(failures, *jobs), stopping(stop), engram.connect(server.url) as client:
+            space = client.space("good")
+            with space.stream() as stream:
+                for first in range(0, rows, 50):
+                    vectors = np.column_stack((np.arange(first, first + 50) + 1.0, np.ones(50)))
+                    stream.observe_batch(vectors=vectors, texts=[f"{first + i}" for i in range(50)])
+                    committed = stream.committed
+                    assert len(space.recall(vector=[1.0, 1.0], k=3)) == 3 or committed < 3
+                stream.flush(60)
+                assert stream.refusals == 0
         assert failures == []
-        assert outcomes.keys() == kinds.keys()
+        assert heard["garbage"] == {"INVALID_ARGUMENT"}
+        assert heard["liar"] - {"OVERLOADED", "SEQUENCE_CONFLICT"} == {"SEQUENCE_GAP", "ack"}
+        assert "ack" in heard["deaf"] & heard["greedy"]
         assert [memory.text for memory in engine.space("good").list()] == [f"{i}" for i in range(rows)]
-        assert all(memory.text and memory.text.startswith("t") for memory in engine.space("bad").list())
+        bad = [memory.text or "" for memory in engine.space("bad").list()]
+        assert len(bad) >= 5
+        assert all(text.startswith("t") for text in bad)
         assert engine.stats()["worker_restarts"] == 0
     assert engram.verify(data)["damage"] == []
-    print(outcomes)
+    print(heard)

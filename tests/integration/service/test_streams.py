@@ -5,23 +5,13 @@ import time
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
 
 import engram
 from engram.server import Server
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
-from .support import Stream, frame, raw
-
-
-def reason(error: grpc.RpcError) -> str:
-    """The engine's code in a status."""
-    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
-    info = ErrorInfo()
-    assert any(detail.Unpack(info) for detail in Status.FromString(details).details)
-    return info.reason
+from .support import Stream, frame, raw, reason
 
 
 def test_frames_are_acknowledged_in_order_with_their_generations(channel: grpc.Channel, space: engram.Space) -> None:
@@ -301,6 +291,27 @@ def test_idle_streams_are_ended_and_can_be_resumed(server: Server) -> None:
             again = Stream(channel, space="s", token=stream.opened.token)
             assert again.opened.committed == 1
             again.cancel()
+            stream.cancel()
+
+
+def test_a_stream_that_ended_unheard_is_taken_down() -> None:
+    """S1: whoever does not read does not hear the end, and keeps neither the place nor the buffers."""
+    settings = {"idle_seconds_max": 1.0, "outbound_bytes_max": 64 << 20}
+    with engram.open() as engine, engram.serve(engine, grpc="127.0.0.1:0", **settings) as server:
+        engine.space("s", dim=2)
+        with raw(server.url) as channel:
+            stream = Stream(channel, space="s")
+            stream.reading.clear()
+            for turn in range(400):  # each brings as many faults as it has observations
+                bad = frame(300 * turn + 1, ["x"] * 300, present=bytes([3]) * 300)
+                bad.confidence.extend([2.0] * 300)
+                stream.say(frame=bad)
+            connections = server._grpc._connections
+            until = time.monotonic() + 30
+            while connections:
+                assert time.monotonic() < until, "it stays"
+                time.sleep(0.05)
+            stream.reading.set()
             stream.cancel()
 
 
