@@ -35,6 +35,8 @@ const SCRUB_PACE_MS: u64 = 40;
 const MERGE_TURN_NANOS: u64 = 200_000_000;
 /// For the process's sake a space is sealed alone if it holds one of so many bytes of the fullest partition: each job has a checkpoint.
 const LARGE_SHARE: u64 = 4;
+/// Segments behind the older of the two checkpoints, besides what the bytes that make each of them due fill.
+const SEGMENTS_MAX: u64 = 8;
 /// Between two looks for what expires.
 const EXPIRE_PACE_MS: u64 = 60_000;
 
@@ -241,8 +243,9 @@ impl Maintenance {
             return self.checkpoint_on_request(core, partition);
         }
         if let Some((index, goal)) = due(core) {
-            let always = core.partitions[index].kept.lock().wants_checkpoint();
-            return self.start(core, &core.partitions[index], &goal, always);
+            let partition = &core.partitions[index];
+            let always = partition.kept.lock().wants_checkpoint() || many_segments(core, partition);
+            return self.start(core, partition, &goal, always);
         }
         false
     }
@@ -383,6 +386,14 @@ fn synced(core: &Core, partition: &Partition) -> bool {
     !unsynced
 }
 
+/// Whether the log has many segments, however little is in them: each start begins one of its own.
+fn many_segments(core: &Core, partition: &Partition) -> bool {
+    let first = partition.kept.lock().oldest_position().segment;
+    let last = partition.with_writer(core, |w| w.log.synced().segment);
+    let full = core.config.checkpoint_log_bytes / core.config.segment_bytes_max.max(1);
+    last.saturating_sub(first) > SEGMENTS_MAX + 2 * full
+}
+
 /// What sealing policy asks for (T5).
 fn due(core: &Core) -> Option<(usize, Goal)> {
     let config = &core.config;
@@ -422,7 +433,8 @@ fn due(core: &Core) -> Option<(usize, Goal)> {
         let wanted = kept.wants_checkpoint();
         drop(kept);
         let end = partition.with_writer(core, |w| w.log.synced().offset);
-        if candidate.is_none() && (wanted || end.saturating_sub(position) > config.checkpoint_log_bytes) {
+        let long = end.saturating_sub(position) > config.checkpoint_log_bytes;
+        if candidate.is_none() && (wanted || long || many_segments(core, partition)) {
             candidate = Some((partition.index, Goal::All));
         }
     }
