@@ -25,6 +25,8 @@ from engram.v1 import service_pb2 as pb
 
 _FRAME_TAG = b"\x12"  # field 2 of ObserveRequest, length-delimited
 _FRAMES_MAX = 256  # in flight: what the engine keeps ids of
+_IDLE_BYTES = 64 << 10
+_IDLE_BYTES_A_SECOND = 50e6
 _ACK_WAIT = 2.0  # for acknowledgements of what is committed
 _RETRY_MS = 100
 _UNREAD_SECONDS = 2.0  # without taking anything, a peer with too much unread is cut
@@ -162,6 +164,7 @@ class Connection:
         self.outbound = Outbound(service.settings.outbound_bytes_max)
         self._in_flight: list[tuple[int, int]] = []  # last sequence and bytes of each frame; few
         self._in_flight_bytes = 0
+        self._idle_bytes = 0  # of frames that brought nothing new
         self._acknowledged = session.committed
         self._acknowledgement = Signal()
         self._window = pb.Window()
@@ -209,7 +212,7 @@ class Connection:
         self.last_traffic = self._loop.time()
         frame = frame_in(message)
         if frame is not None:
-            self._submit(frame)
+            await self._take(frame)
             return True
         try:
             request = pb.ObserveRequest.FromString(message)
@@ -217,7 +220,7 @@ class Connection:
             raise InvalidArgument("not an ObserveRequest", field="message", index=None) from None
         which = request.WhichOneof("what")
         if which == "frame":
-            self._submit(memoryview(request.frame.SerializeToString()))
+            await self._take(memoryview(request.frame.SerializeToString()))
         elif which in ("pause", "resume"):
             self._session.pause() if which == "pause" else self._session.resume()
             self._send_window()
@@ -234,6 +237,16 @@ class Connection:
             text = "the stream is open already" if which == "open" else "an empty message"
             raise InvalidArgument(text, field="message", index=None)
         return True
+
+    async def _take(self, frame: memoryview) -> None:
+        """Submit it. What brings nothing new is read slowly: whoever does not heed a refusal holds up himself."""
+        before = self._session.admitted
+        self._submit(frame)
+        if self._session.admitted == before:
+            self._idle_bytes += len(frame)
+            if self._idle_bytes >= _IDLE_BYTES:
+                await asyncio.sleep(self._idle_bytes / _IDLE_BYTES_A_SECOND)
+                self._idle_bytes = 0
 
     def _submit(self, frame: memoryview) -> None:
         refused = self._session.submit_frame(frame)

@@ -294,6 +294,19 @@ def test_idle_streams_are_ended_and_can_be_resumed(server: Server) -> None:
             stream.cancel()
 
 
+def test_who_does_not_heed_a_refusal_holds_up_himself(channel: grpc.Channel, space: engram.Space) -> None:
+    """P6: frames that bring nothing new are read at 50 MB/s a stream, so that the loop has time for others."""
+    stream = Stream(channel, space=space.name)
+    begun = time.monotonic()
+    for _ in range(100):
+        stream.frame(7, ["x" * 50_000] * 4)
+    stream.say(drain=pb.Drain())
+    assert stream.hear("fault").code == "SEQUENCE_GAP"
+    assert stream.hear("drained").committed == 0
+    assert time.monotonic() - begun >= 0.4
+    stream.cancel()
+
+
 def test_a_stream_that_ended_unheard_is_taken_down() -> None:
     """S1: whoever does not read does not hear the end, and keeps neither the place nor the buffers."""
     settings = {"idle_seconds_max": 1.0, "outbound_bytes_max": 64 << 20}
