@@ -15,8 +15,11 @@ pub(in crate::engine) struct Kept {
     /// Files of a checkpoint that may be on the disk though it failed, and its number: needed until two later ones are.
     pub(in crate::engine) doubtful: Option<(u64, BTreeSet<FileId>)>,
     pub(in crate::engine) next_number: u64,
-    /// Checkpoints to make: so that a dropped space's files are freed, and so that damage once met is not forgotten.
+    /// Checkpoints to make: so that a dropped space's files, or segments of which there are many, are freed, and so that damage once met is
+    /// not forgotten.
     pub(in crate::engine) drops: u32,
+    /// The log's segment at which a checkpoint was made because there were too many.
+    pub(in crate::engine) crowded_at: u64,
     /// Something here is damaged: nothing is deleted.
     pub(in crate::engine) damaged: bool,
 }
@@ -24,6 +27,12 @@ pub(in crate::engine) struct Kept {
 impl Kept {
     pub(in crate::engine) fn space_dropped(&mut self) {
         // Two: the space's files go when neither kept checkpoint names them.
+        self.drops = 2;
+    }
+
+    /// The log has many segments, the last of them this.
+    pub(in crate::engine) fn is_crowded(&mut self, last: u64) {
+        self.crowded_at = last;
         self.drops = 2;
     }
 

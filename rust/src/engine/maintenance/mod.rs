@@ -244,7 +244,13 @@ impl Maintenance {
         }
         if let Some((index, goal)) = due(core) {
             let partition = &core.partitions[index];
-            let always = partition.kept.lock().wants_checkpoint() || many_segments(core, partition);
+            let crowded = crowded(core, partition);
+            let mut kept = partition.kept.lock();
+            if let Some(last) = crowded {
+                kept.is_crowded(last);
+            }
+            let always = kept.wants_checkpoint();
+            drop(kept);
             return self.start(core, partition, &goal, always);
         }
         false
@@ -386,12 +392,13 @@ fn synced(core: &Core, partition: &Partition) -> bool {
     !unsynced
 }
 
-/// Whether the log has many segments, however little is in them: each start begins one of its own.
-fn many_segments(core: &Core, partition: &Partition) -> bool {
-    let first = partition.kept.lock().oldest_position().segment;
+/// The last segment, if the log has many, however little is in them: each start begins one of its own. Once for each segment, if it does not help.
+fn crowded(core: &Core, partition: &Partition) -> Option<u64> {
     let last = partition.with_writer(core, |w| w.log.synced().segment);
     let full = core.config.checkpoint_log_bytes / core.config.segment_bytes_max.max(1);
-    last.saturating_sub(first) > SEGMENTS_MAX + 2 * full
+    let kept = partition.kept.lock();
+    let many = last.saturating_sub(kept.oldest_position().segment) > SEGMENTS_MAX + 2 * full;
+    (many && last > kept.crowded_at).then_some(last)
 }
 
 /// What sealing policy asks for (T5).
@@ -434,7 +441,7 @@ fn due(core: &Core) -> Option<(usize, Goal)> {
         drop(kept);
         let end = partition.with_writer(core, |w| w.log.synced().offset);
         let long = end.saturating_sub(position) > config.checkpoint_log_bytes;
-        if candidate.is_none() && (wanted || long || many_segments(core, partition)) {
+        if candidate.is_none() && (wanted || long || crowded(core, partition).is_some()) {
             candidate = Some((partition.index, Goal::All));
         }
     }
