@@ -124,20 +124,6 @@ def drain(spaces: int) -> dict[str, Any]:
 # ---- sessions that only stand there ----------------------------------------------------------------------------------
 
 
-async def _bare(ready: Any) -> None:
-    async def stand(_: Any, context: Any) -> None:
-        while (message := await context.read()) is not grpc.aio.EOF:
-            await context.write(message)
-
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    handlers = {"Stand": grpc.stream_stream_rpc_method_handler(stand)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    ready(port)
-    await server.wait_for_termination()
-
-
 async def _stand(address: str, path: str, hello: bytes, count: int, anonymous: Any) -> float:
     """Kibibytes a stream in the server, when each has said hello and was answered."""
     async with grpc.aio.insecure_channel(address) as channel:
@@ -158,10 +144,10 @@ async def _stand(address: str, path: str, hello: bytes, count: int, anonymous: A
 
 
 def sessions(count: int) -> dict[str, Any]:
-    process = subprocess.Popen([sys.executable, __file__, "bare"], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, service.__file__, "echo"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     address = f"127.0.0.1:{int(process.stdout.readline())}"
-    bare = asyncio.run(_stand(address, "/bare/Stand", b"x", count, lambda: service.anonymous_mib(process.pid)))
+    bare = asyncio.run(_stand(address, "/bare/Echo", b"x", count, lambda: service.anonymous_mib(process.pid)))
     process.kill()
     process.wait()
     with served() as server, engram.connect(server.url) as engine:
@@ -264,7 +250,7 @@ def others(kind: str, url: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     whats = ("ramp", "drain", "sessions", "neighbours")
-    parser.add_argument("what", choices=(*whats, "bare", "nobody", "heavy", "bad"))
+    parser.add_argument("what", choices=(*whats, "nobody", "heavy", "bad"))
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--spaces", type=int, default=1)
     parser.add_argument("--count", type=int, default=2_000)
@@ -272,9 +258,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--url")
     given = parser.parse_args()
-    if given.what == "bare":
-        asyncio.run(_bare(lambda port: print(port, flush=True)))
-    elif given.what == "ramp":
+    if given.what == "ramp":
         ramp(given.rates, given.seconds, given.spaces, given.plot)
     elif given.what == "drain":
         print(json.dumps({"what": "drain", "spaces": given.spaces, **drain(given.spaces)}))

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +26,8 @@ from rich.table import Table
 
 import engram
 from engram._sample import load_full, load_sample
+
+_T = TypeVar("_T")
 
 QUIET_ROWS = 4_000
 BATCH = 256
@@ -57,7 +60,7 @@ def quiet(space: engram.Space, vectors: np.ndarray, seconds: float) -> tuple[lis
     return recalls, acks
 
 
-def hammered(space: engram.Space, vectors: np.ndarray, work: Callable[[], object]) -> tuple[object, float]:
+def hammered(space: engram.Space, vectors: np.ndarray, work: Callable[[], _T]) -> tuple[_T, float]:
     """Do `work` while threads fill `space`; returns its result and the bytes a second that they stored."""
     stop, stored = threading.Event(), [0] * THREADS
 
@@ -134,7 +137,7 @@ def measure(directory: Path, partitions: int, seconds: float) -> dict[str, float
         for _ in range(ROUNDS):
             note("alone", quiet(space, vectors, seconds))
             result, rate = hammered(other, vectors, lambda: quiet(space, vectors, seconds))
-            note("hammered", result)  # type: ignore[arg-type]
+            note("hammered", result)
             lines.setdefault("hammered MiB/s", []).append(rate / MIB)
             load = [sys.executable, __file__, "--burn", str(directory / "burnt"), str(rate), str(THREADS)]
             with subprocess.Popen(load) as process:

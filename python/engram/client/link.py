@@ -7,12 +7,15 @@ so. Errors are those of the engine: the server sends their code and fields along
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -28,6 +31,7 @@ NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
 MESSAGE_BYTES_MAX = 68 << 20  # that a server may send
 SECONDS = 30.0  # for a call, unless it says otherwise
 _LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
+_EXIT_SECONDS = 5.0
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
 #: Done twice, these would have another effect, or another answer.
 _CHANGE_SOMETHING = ("PutObservations", "Forget", "DropSpace", "OpenSnapshot")
@@ -67,6 +71,17 @@ def _said_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
         loop.default_exception_handler(context)
 
 
+#: Closed at exit: an interpreter that ends under gRPC's threads may never end.
+_open: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for link in [*_open]:
+        with suppress(Exception):
+            link.close(_EXIT_SECONDS)
+
+
 class Link:
     """A channel, and the loop it lives on."""
 
@@ -76,6 +91,7 @@ class Link:
             text = f'{url!r} is not a url of a server, like "grpc://127.0.0.1:7637"'
             raise InvalidArgument(text, field="url", index=None)
         self.url = url
+        _open.add(self)
         self._pid = os.getpid()
         self._closed = False
         self.loop = asyncio.new_event_loop()
@@ -156,18 +172,18 @@ class Link:
 
     async def streamed(
         self, method: str, request: Message, answer: type[_T], seconds: float | None
-    ) -> AsyncIterator[_T]:
+    ) -> AsyncGenerator[_T, None]:
         """Call what answers in pieces; on the loop."""
-        path = f"/{NAME}/{method}"
-        call = self.channel.unary_stream(path, type(request).SerializeToString, answer.FromString)  # type: ignore[attr-defined]
+        path, kind = f"/{NAME}/{method}", cast(Any, answer)
+        call = self.channel.unary_stream(path, type(request).SerializeToString, kind.FromString)
         try:
             async for message in call(request, timeout=seconds):
                 yield message
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from None
 
-    def close(self) -> None:
-        """End it; once."""
+    def close(self, timeout: float | None = None) -> None:
+        """End it; once. Raises TimeoutError if the loop is held for longer."""
         if self._closed or self._pid != os.getpid():
             return
         if threading.current_thread() is self._thread:
@@ -183,7 +199,7 @@ class Link:
             await asyncio.gather(*others, return_exceptions=True)
             await asyncio.sleep(_LATE_SECONDS)
 
-        asyncio.run_coroutine_threadsafe(end(), self.loop).result()
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(timeout)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def _plain(value: Any) -> Any:
 class RemoteStream:
     """A recall whose batches come over the wire."""
 
-    def __init__(self, link: Link, answers: AsyncIterator[pb.RecallResponse]) -> None:
+    def __init__(self, link: Link, answers: AsyncGenerator[pb.RecallResponse]) -> None:
         self._link = link
         self._answers = answers
         self._next: pb.RecallResponse | None = self._fetch()
@@ -85,7 +85,7 @@ class RemoteStream:
 
     def close(self) -> None:
         """Give it up."""
-        self._link.call(self._answers.aclose())  # type: ignore[attr-defined]
+        self._link.call(self._answers.aclose())
 
 
 class RemoteSpaceCore:

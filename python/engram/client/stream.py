@@ -7,10 +7,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engram._convert import Arguments, Columns, Metadata, Time, Vectors, one_row
 from engram._engine import encode_frame
@@ -59,14 +58,14 @@ def _shape(row: Arguments) -> tuple[bool, ...]:
     return tuple(column is not None for column in row)
 
 
-def _joined(rows: list[Arguments]) -> Arguments:
-    def arrays(at: int) -> NDArray[np.generic] | None:
+def _joined(rows: list[Any]) -> Arguments:
+    def arrays(at: int) -> Any:
         return None if rows[0][at] is None else np.concatenate([row[at] for row in rows])
 
-    def lists(at: int) -> list[object] | None:
-        return None if rows[0][at] is None else [item for row in rows for item in row[at]]  # type: ignore[union-attr]
+    def lists(at: int) -> Any:
+        return None if rows[0][at] is None else [item for row in rows for item in row[at]]
 
-    return arrays(0), lists(1), lists(2), arrays(3), arrays(4), lists(5)  # type: ignore[return-value]
+    return arrays(0), lists(1), lists(2), arrays(3), arrays(4), lists(5)
 
 
 class ObserveStream:

@@ -240,24 +240,20 @@ class Connection:
 
     async def _take(self, frame: memoryview) -> None:
         """Submit it. What brings nothing new is read slowly: whoever does not heed a refusal holds up himself."""
-        before = self._session.admitted
-        self._submit(frame)
-        if self._session.admitted == before:
-            self._idle_bytes += len(frame)
-            if self._idle_bytes >= _IDLE_BYTES:
-                await asyncio.sleep(self._idle_bytes / _IDLE_BYTES_A_SECOND)
-                self._idle_bytes = 0
-
-    def _submit(self, frame: memoryview) -> None:
         refused = self._session.submit_frame(frame)
         if refused is not None:
             self.outbound.put(refused)
             self._send_window()
-            return
-        admitted = self._session.admitted
-        if admitted > self._acknowledged:
-            self._in_flight.append((admitted, len(frame)))
-            self._in_flight_bytes += len(frame)
+        else:
+            admitted = self._session.admitted
+            if admitted > (self._in_flight[-1][0] if self._in_flight else self._acknowledged):
+                self._in_flight.append((admitted, len(frame)))
+                self._in_flight_bytes += len(frame)
+                return
+        self._idle_bytes += len(frame)
+        if self._idle_bytes >= _IDLE_BYTES:
+            await asyncio.sleep(self._idle_bytes / _IDLE_BYTES_A_SECOND)
+            self._idle_bytes = 0
 
     async def finish(self) -> None:
         """Wait for the acknowledgements of all that was taken; the peer says nothing more."""

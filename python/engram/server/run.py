@@ -154,7 +154,7 @@ def serve(
     """
     engine = engine_or_path if isinstance(engine_or_path, Engine) else None
     if settings is None:
-        path = None if engine is not None or engine_or_path is None else Path(os.fspath(engine_or_path))  # type: ignore[arg-type]
+        path = None if isinstance(engine_or_path, Engine | None) else Path(os.fspath(engine_or_path))
         settings = Settings.read(grpc=grpc, **{"data": path, **more} if path else more)
         if engine_or_path is None:
             settings = settings.model_copy(update={"data": more.get("data")})

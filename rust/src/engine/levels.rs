@@ -114,7 +114,10 @@ impl Core {
         }
         self.listeners.next_at.store(now + PACE_MS * 1_000_000, Ordering::Relaxed);
         self.listeners.all.lock().retain_mut(|l| {
-            if self.spaces.get(l.space.options.id).is_none() || l.session.section().speaks(l.epoch).is_err() {
+            let section = l.session.section();
+            let (speaks, refused) = (section.speaks(l.epoch).is_ok(), section.refused);
+            drop(section);
+            if !speaks || self.spaces.get(l.space.options.id).is_none() {
                 return false;
             }
             if l.hears == Hears::Absorbed {
@@ -122,8 +125,8 @@ impl Core {
                 return true;
             }
             let level = self.level_for(&l.space, now);
-            let refused = (l.hears == Hears::Frames).then(|| l.session.section().refused).flatten();
-            let room = refused.is_some_and(|size| self.has_room(&l.space, size, now));
+            let waits = refused.filter(|_| l.hears == Hears::Frames);
+            let room = waits.is_some_and(|size| self.has_room(&l.space, size, now));
             if room {
                 l.session.section().refused = None;
             }

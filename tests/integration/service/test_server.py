@@ -244,6 +244,23 @@ with engine.space("s", dim=2).stream() as stream:
         assert texts == [f"t{i}" for i in range(len(texts))]
 
 
+def test_who_forgets_to_close_ends(tmp_path: Path) -> None:
+    """Connections are closed before the interpreter goes down, with streams on them or not."""
+    code = """
+import atexit, sys
+atexit.register(lambda: print("closed" if engine._core.link._closed else "open"))
+import engram
+engine = engram.connect(sys.argv[1])
+stream = engine.space("s", dim=2).stream()
+stream.observe("left behind")
+"""
+    with ServerProcess(tmp_path / "data") as server:
+        ran = subprocess.run(
+            [sys.executable, "-c", code, server.url], capture_output=True, text=True, timeout=30, check=False
+        )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "closed\n", "")
+
+
 def test_the_examples_stream_and_resume(tmp_path: Path, example: list[str]) -> None:
     with ServerProcess(tmp_path / "data") as server:
         command = [*example, server.url, "--dim", "8"]
