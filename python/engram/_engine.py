@@ -148,6 +148,10 @@ class Engine:
         """
         return self._core.drain_completions(most)
 
+    def _drain_answered(self, most: int) -> list[int]:
+        """Ids of asked recalls that have a batch; after `drain_completions`."""
+        return self._core.drain_answered(most)
+
     def checkpoint(self) -> None:
         """Seal everything into files, so that the next start replays next to nothing.
 

@@ -6,7 +6,7 @@ import builtins
 import itertools
 from collections.abc import Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,28 @@ from engram._types import Hit, HitBatch, Hits, Memory
 
 if TYPE_CHECKING:
     from engram import _core
+
+
+class AskedRecall(Protocol):
+    """A recall whose batches other threads make, one at a time."""
+
+    @property
+    def id(self) -> int:
+        """By which completions tell that the batch is made."""
+        ...
+
+    def ask(self, threads: int) -> None:
+        """Have the next batch made, by one of so many threads."""
+        ...
+
+    def take(self) -> tuple[bytes, bool]:
+        """Return it, a serialized `RecallResponse`, and whether it is the last; raise what went wrong."""
+        ...
+
+    def cancel(self) -> None:
+        """Give it up: what it pins is released."""
+        ...
+
 
 # A pinned snapshot; a moment; a condition.
 At = tuple[tuple[int, int] | None, tuple[str, int] | None, dict[str, Any] | None]
@@ -176,6 +198,13 @@ class Reads:
         cue, how = matrix("vector", vector, 1), _how(exact, ef, target_recall, consistency, max_lag)
         size = whole("batch_size", batch_size, 1, _BATCH_MAX)
         return _batches(self._stream(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), how, size), size)
+
+    def _ask_recall(
+        self, *, vector: Vectors, k: int, batch_size: int, where: Where | None, as_of: AsOf, **how: Any
+    ) -> AskedRecall:
+        """Return a recall whose batches come as messages, one by one, for who does not wait."""
+        cue, size = matrix("vector", vector, 1), whole("batch_size", batch_size, 1, _BATCH_MAX)
+        return self._core.ask_recall(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), _how(**how), size)
 
     def _stream(self, cue: NDArray[np.float32], k: int, at: At, how: How, size: int) -> Any:
         return self._core.recall_stream(cue, k, at, how)

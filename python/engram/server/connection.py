@@ -171,9 +171,9 @@ class Connection:
         self.last_traffic = self._loop.time()
 
     @classmethod
-    async def open(cls, service: Service, hub: Hub, asked: pb.Open) -> Connection:
+    async def open(cls, service: Service, asked: pb.Open) -> Connection:
         """Begin with what the peer asked for. Raises what `Space.session` does."""
-        space = service.engine.space(asked.space)
+        space, hub = service.engine.space(asked.space), service.hub
         given: dict[str, Any] = {"priority": asked.priority or "normal", "resume": asked.token or None}
         if asked.HasField("acknowledged"):
             given["acknowledged"] = asked.acknowledged

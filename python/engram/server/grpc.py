@@ -14,7 +14,6 @@ from grpc_reflection.v1alpha import reflection
 from engram._exceptions import EngramError, InvalidArgument, Timeout, TooLarge
 from engram.server import streams
 from engram.server.connection import Connection
-from engram.server.hub import Hub
 from engram.server.log import log
 from engram.server.service import Service
 from engram.server.status import abort
@@ -42,7 +41,6 @@ class GrpcServer:
     def __init__(self, service: Service) -> None:
         settings = service.settings
         self._service = service
-        self._hub: Hub | None = None
         self._connections: set[Connection] = set()
         self._sweeping: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
@@ -132,10 +130,7 @@ class GrpcServer:
         asked = pb.ObserveRequest() if message is grpc.aio.EOF else _parse(pb.ObserveRequest, message)
         if asked.WhichOneof("what") != "open":
             raise InvalidArgument("a stream begins with Open", field="message", index=None)
-        _ = self._service.engine  # before there is one there is no hub
-        if self._hub is None:
-            raise RuntimeError("no hub")
-        return await Connection.open(self._service, self._hub, asked.open)
+        return await Connection.open(self._service, asked.open)
 
     async def _read(self, context: _Context, connection: Connection) -> None:
         try:
@@ -196,7 +191,6 @@ class GrpcServer:
 
     async def ready(self) -> None:
         """The service has its engine."""
-        self._hub = Hub(self._service.engine, asyncio.get_running_loop())
         self._sweeping = asyncio.create_task(self._sweep())
         for name in ("", NAME):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -217,5 +211,3 @@ class GrpcServer:
         await asyncio.sleep(_LATE_SECONDS)
         if self._sweeping is not None:
             self._sweeping.cancel()
-        if self._hub is not None:
-            self._hub.close()

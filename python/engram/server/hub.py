@@ -1,4 +1,4 @@
-"""Who is told what submitted frames came to: one drain a wake, whatever the number of streams."""
+"""Who is told what submitted frames came to, and recalls: one drain a wake, whatever the number of streams."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 
 from engram._engine import Engine
 from engram._exceptions import InvalidArgument
+from engram._reads import AskedRecall
 from engram.server.log import log
 
 _DRAINED = 256  # completions a wake: the loop is not held for long
@@ -29,11 +30,13 @@ class Listener(Protocol):
 
 
 class Hub:
-    """The listeners of an engine's sessions, by the session's id."""
+    """The listeners of an engine's sessions, by the session's id; and who waits for recalls, by theirs."""
 
-    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, read_threads: int) -> None:
         self._engine = engine
         self._loop = loop
+        self._read_threads = read_threads
+        self._waiting: dict[int, asyncio.Future[None]] = {}
         self._fd = engine.completions_fd
         self._listeners: dict[int, Listener] = {}
         if engine in _served:
@@ -53,6 +56,16 @@ class Hub:
         if self._listeners.get(session) is listener:
             del self._listeners[session]
 
+    async def batch(self, recall: AskedRecall) -> tuple[bytes, bool]:
+        """Wait for the next batch, a serialized `RecallResponse`, and whether it is the last; raise what went wrong."""
+        future = self._waiting[recall.id] = self._loop.create_future()
+        try:
+            recall.ask(self._read_threads)
+            await future
+        finally:
+            del self._waiting[recall.id]
+        return recall.take()
+
     def _wake(self) -> None:
         for session, told in self._engine.drain_completions(_DRAINED):
             listener = self._listeners.get(session)
@@ -61,6 +74,10 @@ class Hub:
                     listener.told(told)
                 except Exception as error:  # the others are still to be told
                     log.error("a stream could not be told", exc_info=error)
+        for recall in self._engine._drain_answered(_DRAINED):
+            future = self._waiting.get(recall)
+            if future is not None and not future.done():
+                future.set_result(None)
 
     def close(self) -> None:
         """Watch the descriptor no more."""

@@ -67,8 +67,15 @@ class Server:
             settings = self.settings
             engine = _engine.open(settings.data, durability=settings.durability, limits=settings.limits)
             log.info("recovered", data=str(settings.data), spaces=len(engine.spaces()), **engine.report)
-        self._service.engine_or_none = engine
-        self._on_loop(self._grpc.ready()).result()
+        self._on_loop(self._begin(engine)).result()
+
+    async def _begin(self, engine: Engine) -> None:
+        self._service.begin(engine)
+        await self._grpc.ready()
+
+    async def _finish(self, drain: float) -> Engine | None:
+        await self._grpc.stop(drain)
+        return self._service.end()
 
     @property
     def engine(self) -> Engine:
@@ -90,8 +97,7 @@ class Server:
         with self._stopping:
             if self._stopped.is_set():
                 return
-            self._on_loop(self._grpc.stop(self.settings.drain_seconds if drain is None else drain)).result()
-            engine, self._service.engine_or_none = self._service.engine_or_none, None
+            engine = self._on_loop(self._finish(self.settings.drain_seconds if drain is None else drain)).result()
             self._end()
             log.info("stopped", url=self.url)
             if engine is not None and self._given is None:

@@ -23,6 +23,7 @@ from engram._engine import Cancel, Engine
 from engram._exceptions import InvalidArgument, SnapshotExpired, Timeout, TooLarge, Unavailable
 from engram._reads import Reads, Snapshot
 from engram._space import Space
+from engram.server.hub import Hub
 from engram.server.messages import as_of_in, how_in, memory_out, pages, vectors_in, where_in
 from engram.server.settings import Settings
 from engram.v1 import frame_pb2
@@ -41,11 +42,11 @@ _DURABILITY = {
 
 
 class Service:
-    """An engine's calls. `engine` is None until recovery is done."""
+    """An engine's calls, from `begin` to `end`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.engine_or_none: Engine | None = None
+        self._served: tuple[Engine, Hub] | None = None
         self._pools = {
             "read": ThreadPoolExecutor(settings.read_threads, "engram-read"),
             "write": ThreadPoolExecutor(settings.write_threads, "engram-write"),
@@ -56,9 +57,29 @@ class Service:
     @property
     def engine(self) -> Engine:
         """The engine; `Unavailable` while it starts or ends."""
-        if self.engine_or_none is None:
+        return self._running()[0]
+
+    @property
+    def hub(self) -> Hub:
+        """Who hears of completions; `Unavailable` likewise."""
+        return self._running()[1]
+
+    def _running(self) -> tuple[Engine, Hub]:
+        if self._served is None:
             raise Unavailable("the server is starting or ending: try again")
-        return self.engine_or_none
+        return self._served
+
+    def begin(self, engine: Engine) -> None:
+        """Serve this engine from now on; on the loop. Raises `InvalidArgument` if another server does."""
+        self._served = engine, Hub(engine, asyncio.get_running_loop(), self.settings.read_threads)
+
+    def end(self) -> Engine | None:
+        """Serve it no more; on the loop. Returns it."""
+        if self._served is None:
+            return None
+        (engine, hub), self._served = self._served, None
+        hub.close()
+        return engine
 
     async def on_pool(self, pool: str, call: Callable[[], _T]) -> _T:
         """Call on a thread; if who waits is cancelled, the call is given up."""

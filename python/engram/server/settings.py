@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     drain_seconds : float
         What a stop waits for.
     read_threads, write_threads, slow_threads : int
-        Calls under way at once: recalls and reads; observations and spaces; purges and checkpoints. Streams need none.
+        Calls under way at once: recalls, and as many other reads; observations and spaces; purges and checkpoints.
+        Streams need none.
     message_bytes_max : int
         Of one message either way.
     metadata_bytes_max : int

@@ -3,57 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from functools import partial
 
 from engram._exceptions import InvalidArgument
-from engram.server.messages import how_in, pages, vectors_in
+from engram._reads import AskedRecall
+from engram.server.messages import how_in, vectors_in
 from engram.server.service import Service
 from engram.v1 import service_pb2 as pb
 
 _BATCH = 10
+_WHERE_SHORT = 1_000  # characters
 _INTERVAL_MS = 1_000
 _INTERVAL_MS_MIN = 100
 
 
-def _recall(service: Service, request: pb.RecallRequest) -> Generator[tuple[bytes, bool], None, None]:
-    """Search when the first message is asked for; fetch and format each when it is, and say which is the last."""
+def _ask(service: Service, request: pb.RecallRequest) -> AskedRecall:
     reads, which = service.reads(request.view)
-    batches = reads.recall_stream(
+    return reads._ask_recall(
         vector=vectors_in("vector", request.vector),
         k=request.k,
         batch_size=request.batch_size or _BATCH,
         **which,
         **how_in(request.how),
     )
-    index = 0
-    for batch in batches:
-        cut = list(pages(batch.hits)) or [[]]
-        for number, hits in enumerate(cut, 1):
-            answer = pb.RecallResponse(
-                hits=hits,
-                generation=batch.generation,
-                index=index,
-                last=batch.last and number == len(cut),
-                absorbed=batch.absorbed,
-                lag_micros=round(batch.lag * 1e6),
-            )
-            index += 1
-            yield answer.SerializeToString(), answer.last
 
 
 async def recall(service: Service, request: pb.RecallRequest) -> AsyncIterator[bytes]:
     """Serialized `RecallResponse`s; each is made after the one before was taken."""
-    messages, last = _recall(service, request), False
+    hub, ask = service.hub, partial(_ask, service, request)
+    # A long condition takes long to read.
+    asked = ask() if len(request.view.where) < _WHERE_SHORT else await service.on_pool("read", ask)
     try:
+        last = False
         while not last:
-            message, last = await service.on_pool("read", partial(next, messages))
+            message, last = await hub.batch(asked)
             yield message
     finally:
-        # If a thread is still in it, it was told to give up, and closes it then.
-        with contextlib.suppress(ValueError):
-            messages.close()
+        asked.cancel()
 
 
 async def watch(service: Service, request: pb.WatchStatsRequest) -> AsyncIterator[bytes]:

@@ -22,9 +22,10 @@ impl Bell {
             // Another thread may have been quicker.
             let _ = self.0.set((reader, Arc::new(writer)));
             if let Some((_, writer)) = self.0.get() {
-                let writer = Arc::clone(writer);
                 // A full socket is readable already.
-                core.completions.on_ring(Box::new(move || drop((&*writer).write(&[1]))));
+                let ring = |writer: Arc<UnixStream>| Box::new(move || drop((&*writer).write(&[1])));
+                core.completions.on_ring(ring(Arc::clone(writer)));
+                core.answered.on_ring(ring(Arc::clone(writer)));
             }
         }
         Ok(self.0.get().map_or(-1, |(reader, _)| reader.as_raw_fd()))

@@ -196,6 +196,11 @@ impl Engine {
         Ok(told.into_iter().map(|(session, bytes)| (session.0, PyBytes::new(py, &bytes))).collect())
     }
 
+    /// Recalls of which the batch that was asked for is made; after `drain_completions`, which quiets the descriptor.
+    fn drain_answered(&self, most: usize) -> PyResult<Vec<u64>> {
+        Ok(self.shared.engine()?.core().answered.drain(most))
+    }
+
     /// Where to wait for levels that speakers are to hear of.
     fn heard(&self) -> PyResult<Heard> {
         Ok(Heard(self.shared.engine()?.core().heard()))

@@ -28,7 +28,7 @@ mod _core {
     #[pymodule_export]
     use crate::memory::Memory;
     #[pymodule_export]
-    use crate::reading::RecallStream;
+    use crate::reading::{Asked, RecallStream};
     #[pymodule_export]
     use crate::session::Session;
     #[pymodule_export]

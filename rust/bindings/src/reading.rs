@@ -2,16 +2,18 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use engram_core::engine::{self, AsOf, Core, Looked, Reading};
+use engram_core::engine::{self, AsOf, AskedRecall, Core, Looked, Question, Reading};
 use engram_core::error::Error;
 use engram_core::index::Width;
 use engram_core::store;
 use engram_core::types::Generation;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::convert::filter_in;
 use crate::engine::Shared;
+use crate::errors::OrRaise;
 use crate::memory::Memory;
 use crate::signals::{Signals, now};
 use crate::space::Space;
@@ -27,18 +29,30 @@ pub(crate) struct Where<'py>(pub(crate) Snap, pub(crate) Option<(String, i64)>, 
 pub(crate) struct How(bool, Option<usize>, Option<f32>, Option<u64>, usize);
 
 impl How {
-    pub(crate) fn of(self, reading: Reading<'_>) -> Reading<'_> {
-        let width = match (self.1, self.2) {
+    fn width(self) -> Width {
+        match (self.1, self.2) {
             (Some(ef), _) => Width::Ef(ef),
             (None, Some(share)) => Width::Recall(share),
             (None, None) => Width::Default,
-        };
-        Reading { exact: self.0, width, settled: self.3, threads: self.4, ..reading }
+        }
+    }
+
+    pub(crate) fn of(self, reading: Reading<'_>) -> Reading<'_> {
+        Reading { exact: self.0, width: self.width(), settled: self.3, threads: self.4, ..reading }
     }
 }
 
-fn snapshot(at: Snap) -> Option<store::Snapshot> {
-    at.map(|(id, generation)| store::Snapshot { id, generation: Generation(generation) })
+impl Where<'_> {
+    fn snapshot(&self) -> Option<store::Snapshot> {
+        self.0.map(|(id, generation)| store::Snapshot { id, generation: Generation(generation) })
+    }
+
+    fn as_of(&self) -> Option<AsOf> {
+        self.1.as_ref().map(|(kind, value)| match kind.as_str() {
+            "time" => AsOf::Time(*value),
+            _ => AsOf::Generation(Generation(value.cast_unsigned())),
+        })
+    }
 }
 
 impl Space {
@@ -51,11 +65,7 @@ impl Space {
     ) -> PyResult<T> {
         let engine = self.shared.engine()?;
         let filter = filter_in(at.2.as_ref())?;
-        let as_of = at.1.as_ref().map(|(kind, value)| match kind.as_str() {
-            "time" => AsOf::Time(*value),
-            _ => AsOf::Generation(Generation(value.cast_unsigned())),
-        });
-        let snapshot = snapshot(at.0);
+        let (as_of, snapshot) = (at.as_of(), at.snapshot());
         let signals = Signals::default();
         let outcome = py.detach(|| {
             let last = std::cell::Cell::new(now());
@@ -66,6 +76,57 @@ impl Space {
             )
         });
         signals.raise(outcome)
+    }
+}
+
+/// A recall whose batches other threads make; completions tell of each.
+#[pyclass(frozen, module = "engram._core")]
+pub(crate) struct Asked {
+    shared: Arc<Shared>,
+    inner: Arc<AskedRecall>,
+}
+
+impl Asked {
+    pub(crate) fn new(
+        space: &Space,
+        cue: Vec<f32>,
+        k: usize,
+        at: &Where<'_>,
+        how: How,
+        batch: usize,
+    ) -> PyResult<Self> {
+        let (snapshot, as_of, filter) = (at.snapshot(), at.as_of(), filter_in(at.2.as_ref())?);
+        let How(exact, _, _, settled, _) = how;
+        let question = Question { cue, k, snapshot, as_of, filter, exact, width: how.width(), settled, batch };
+        let inner = Arc::new(space.shared.engine()?.core().ask_recall(&space.inner, question));
+        Ok(Self { shared: Arc::clone(&space.shared), inner })
+    }
+}
+
+#[pymethods]
+impl Asked {
+    #[getter]
+    fn id(&self) -> u64 {
+        self.inner.id
+    }
+
+    /// Has the next batch made, by one of so many threads.
+    fn ask(&self, threads: usize) -> PyResult<()> {
+        self.shared.engine()?.ask_batch(&self.inner, threads).or_raise()
+    }
+
+    /// The batch, as a `RecallResponse`, and whether it is the last.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, bool)> {
+        let (message, last) = match self.inner.take() {
+            Some(made) => made.or_raise()?,
+            None => return Err(PyRuntimeError::new_err("the recall has no answer: this is a bug, please report it")),
+        };
+        Ok((PyBytes::new(py, &message), last))
+    }
+
+    /// Gives it up: what it pins is released.
+    fn cancel(&self) {
+        self.inner.cancel();
     }
 }
 

@@ -17,7 +17,7 @@ use crate::columns::ColumnsIn;
 use crate::engine::Shared;
 use crate::errors::{OrRaise, invalid};
 use crate::memory::Memory;
-use crate::reading::{How, RecallStream, Where};
+use crate::reading::{Asked, How, RecallStream, Where};
 use crate::session::Session;
 use crate::signals::Signals;
 use crate::stats::space_stats;
@@ -139,6 +139,19 @@ impl Space {
         let query = vector.as_slice()?.to_vec();
         let inner = self.read(py, &at, |core, reading| core.recall_stream(&self.inner, &query, k, how.of(reading)))?;
         Ok(RecallStream::new(Arc::clone(&self.shared), inner))
+    }
+
+    /// `batch` hits a batch.
+    #[pyo3(signature = (vector, k, at, how, batch))]
+    fn ask_recall(
+        &self,
+        vector: PyReadonlyArray1<'_, f32>,
+        k: usize,
+        at: Where<'_>,
+        how: How,
+        batch: usize,
+    ) -> PyResult<Asked> {
+        Asked::new(self, vector.as_slice()?.to_vec(), k, &at, how, batch)
     }
 
     #[pyo3(signature = (vectors, k, at, how))]

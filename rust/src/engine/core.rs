@@ -73,6 +73,8 @@ pub struct Core {
     pub report: OpenReport,
     /// What submitted frames came to.
     pub completions: Arc<Completions<Completion>>,
+    /// Recalls of which the batch that was asked for is made.
+    pub answered: Completions<u64>,
     pub(super) listeners: Listeners,
     /// Spaces that were dropped: their images go.
     pub(super) dropped: SegQueue<Arc<Space>>,

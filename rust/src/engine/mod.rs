@@ -24,7 +24,7 @@ pub use calls::{Admission, Prepared};
 pub use core::{Core, Partition};
 pub use levels::{Heard, Hears};
 pub use open::{Damage, OpenReport};
-pub use reads::{AsOf, Found, Looked, Memory, Neighbours, Reading, RecallStream};
+pub use reads::{AsOf, AskedRecall, Found, Looked, Memory, Neighbours, Question, Reading, RecallStream};
 pub use sessions::{Completion, Saying, Speech, Spoken};
 pub use speaking::TakeUp;
 pub use stats::{EngineStats, PartitionStats, SpaceStats};

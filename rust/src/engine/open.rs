@@ -127,6 +127,7 @@ impl Core {
             written: Written::default(),
             report,
             completions: Arc::new(Completions::default()),
+            answered: Completions::default(),
             listeners: Listeners::default(),
             dropped: crossbeam::queue::SegQueue::new(),
             closing: false.into(),

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::calls::{Admission, Prepared};
 use super::core::Core;
+use super::reads::Readers;
 use super::threads::{HELPING, Threads};
 use crate::env::{Env, Scheduler, Task};
 use crate::error::Error;
@@ -33,6 +34,7 @@ pub type Pulse<'a> = &'a dyn Fn() -> Result<(), Error>;
 pub struct Engine {
     pub(super) core: Arc<Core>,
     threads: Arc<Threads>,
+    pub(super) readers: Arc<Readers>,
     handles: Mutex<Vec<JoinHandle<()>>>,
     closed: Mutex<bool>,
 }
@@ -43,7 +45,8 @@ impl Engine {
         let threads = Arc::new(Threads::new(cores));
         let config = Config { cores, ..config };
         let core = Core::open(env, config, Arc::clone(&threads) as Arc<dyn Scheduler>)?;
-        let engine = Self { core, threads, handles: Mutex::default(), closed: Mutex::new(false) };
+        let (readers, handles, closed) = (Arc::default(), Mutex::default(), Mutex::new(false));
+        let engine = Self { core, threads, readers, handles, closed };
         *engine.handles.lock() = engine.threads.start(&engine.core).map_err(|e| Error::io("a thread", &e))?;
         Ok(engine)
     }
@@ -260,6 +263,7 @@ impl Engine {
     }
 
     fn stop(&self) {
+        self.readers.end();
         self.threads.stop();
         for handle in std::mem::take(&mut *self.handles.lock()) {
             handle.thread().unpark();
@@ -271,6 +275,7 @@ impl Engine {
     pub fn forget_after_fork(&self) {
         // A lock that another thread held at the fork is held for ever here: what cannot be had is left.
         self.core.env.files.unlock();
+        self.readers.forget();
         if let Some(mut handles) = self.handles.try_lock() {
             std::mem::forget(std::mem::take(&mut *handles));
         }

@@ -6,6 +6,7 @@
 
 mod filter;
 mod frame;
+mod json;
 mod layout;
 mod metadata;
 mod protobuf;
@@ -20,8 +21,10 @@ use crate::types::Generation;
 
 pub use filter::Filter;
 pub use frame::{Columns, FrameView, TIME_ABSENT, build_frame};
+pub use json::metadata_json;
 pub use layout::{BLOCK, Run};
 pub use metadata::{Value, check_metadata, decode_metadata, encode_metadata};
+pub(crate) use protobuf::{put_bytes, put_float, put_number, put_present, zigzag};
 pub use seal::{SealEncoder, SealSpace, SealedSummary};
 pub use sealed::{SealedFile, SealedRows};
 pub use told::{AckRun, encode_absorbed, encode_fault, encode_pressure};

@@ -3,7 +3,7 @@
 //! Our own reader because a frame's texts and vectors are used from where they lie, for as long as the row is unsealed; the tests
 //! compare it with prost.
 
-pub(super) use crate::types::codec::put_varint;
+pub(crate) use crate::types::codec::put_varint;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field<'a> {
@@ -78,13 +78,31 @@ pub(super) fn put_tag(out: &mut Vec<u8>, field: u64, wire: u64) {
     put_varint(out, field << 3 | wire);
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
+/// A field that is absent when it is 0.
+pub(crate) fn put_number(out: &mut Vec<u8>, field: u64, value: u64) {
+    if value != 0 {
+        put_present(out, field, value);
+    }
+}
+
+/// A field of which 0 is a value, too.
+pub(crate) fn put_present(out: &mut Vec<u8>, field: u64, value: u64) {
+    put_tag(out, field, 0);
+    put_varint(out, value);
+}
+
+pub(crate) fn put_float(out: &mut Vec<u8>, field: u64, value: f32) {
+    put_tag(out, field, 5);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     put_tag(out, field, 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-pub(super) fn zigzag(value: i64) -> u64 {
+pub(crate) fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
 

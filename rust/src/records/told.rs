@@ -1,6 +1,6 @@
 //! What a session is told, as the wire carries it: `Told` of `proto/engram/v1/frame.proto`.
 
-use super::protobuf::{put_bytes, put_tag, put_varint};
+use super::protobuf::{put_bytes, put_number};
 use crate::error::Error;
 use crate::types::{Durability, Generation};
 
@@ -12,13 +12,6 @@ pub struct AckRun {
     pub generation: u64,
     pub durability: Durability,
     pub duplicate: bool,
-}
-
-fn put_number(out: &mut Vec<u8>, field: u64, value: u64) {
-    if value != 0 {
-        put_tag(out, field, 0);
-        put_varint(out, value);
-    }
 }
 
 impl AckRun {

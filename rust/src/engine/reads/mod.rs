@@ -1,4 +1,11 @@
-//! What callers use to read: recall, get, list, count, history, snapshots (G3–G6). Nothing here waits or changes anything.
+//! What callers use to read: recall, get, list, count, history, snapshots (G3–G6). Nothing here changes anything, and only `readers` waits:
+//! for recalls that are `asked` for by callers that do not.
+
+mod answer;
+mod asked;
+mod memories;
+mod readers;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,10 +14,13 @@ use super::core::Core;
 use super::workers::Pulse;
 use crate::error::Error;
 use crate::index::{Cue, Index, Near, TopK, Width};
-use crate::records::{Checked, Filter, Row, RowSource, check_query};
-use crate::store::{FrameRows, Scope, Snapshot, Space, View};
-use crate::types::{FORGET_IDS_MAX, Generation};
-use crate::wal::{Record, kept_records, quarantine_path, quarantined_with};
+use crate::records::{Filter, Row, check_query};
+use crate::store::{Scope, Snapshot, Space, View};
+use crate::types::Generation;
+
+pub use asked::{AskedRecall, Question};
+pub(super) use readers::Readers;
+pub use stream::RecallStream;
 
 /// A moment of a space's history (G5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,31 +96,6 @@ pub struct Looked {
     pub lag_micros: i64,
     /// When it began.
     at: i64,
-}
-
-/// A recall whose hits are fetched bit by bit, all of one snapshot; what it pins is released with it.
-pub struct RecallStream {
-    space: Arc<Space>,
-    pub looked: Looked,
-    left: std::vec::IntoIter<Near>,
-    snapshot: Snapshot,
-    pinned: bool,
-    as_of: Option<AsOf>,
-}
-
-impl Drop for RecallStream {
-    fn drop(&mut self) {
-        if self.pinned {
-            self.space.pins.release(self.snapshot);
-        }
-    }
-}
-
-impl RecallStream {
-    /// Whether all hits were fetched.
-    pub fn is_over(&self) -> bool {
-        self.left.len() == 0
-    }
 }
 
 /// Names and scores only, row by row, `k` each; missing: 0 and -inf.
@@ -198,107 +183,6 @@ impl Core {
         Ok(space.pins.pin(|| space.watermark(), self.now(), &self.config))
     }
 
-    pub fn get(&self, space: &Space, id: u64, reading: Reading<'_>) -> Result<Option<Memory>, Error> {
-        let (view, upto) = self.view_at(space, reading)?;
-        let row = view.get(Generation(id), upto).inspect_err(|e| space.note_damage(e))?;
-        Ok(row.map(|row| Memory::of(&row, true)))
-    }
-
-    /// What could not be applied: the batch with this generation, from where it is kept (O7). Its items never were memories.
-    pub fn read_quarantined(&self, space: &Space, generation: Generation) -> Result<Vec<Memory>, Error> {
-        self.readable(space)?;
-        let all = space.quarantined();
-        let missing = || Error::NotFound { what: format!("{generation} in quarantine") };
-        let batch = quarantined_with(&all, generation).ok_or_else(missing)?;
-        let path = quarantine_path(space.options.id, batch.first);
-        let bytes = match self.env.files.read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::NotFound { what: path }),
-            read => read.map_err(|e| Error::io(&path, &e))?,
-        };
-        let records = kept_records(&bytes, self.seed, space.options.partition, batch.first);
-        let mut kept = Vec::new();
-        for record in Record::all(records.map_err(|e| e.into_error(&path))?, &path)? {
-            let Record::Observe(r) = record else { continue };
-            let checked = Checked::logged(r.frame, r.hashes, &path)?;
-            let rows =
-                FrameRows::new(Arc::new(r.frame.to_vec()), Arc::new(checked), r.first_generation, batch.at, false);
-            for row in 0..rows.rows() {
-                kept.push(Memory::of(&rows.row(row)?, true));
-            }
-        }
-        Ok(kept)
-    }
-
-    /// The living memory that a key names (K1).
-    pub fn get_key(&self, space: &Space, key: &str, reading: Reading<'_>) -> Result<Option<Memory>, Error> {
-        let (view, upto) = self.view_at(space, reading)?;
-        space.knows_keys()?;
-        let Some(owner) = space.keys.at(key, upto) else { return Ok(None) };
-        let row = view.get(owner, upto).inspect_err(|e| space.note_damage(e))?;
-        Ok(row.map(|row| Memory::of(&row, true)))
-    }
-
-    /// Every version of a key that is still here, oldest first (K1).
-    pub fn history(&self, space: &Space, key: &str, reading: Reading<'_>) -> Result<Vec<Memory>, Error> {
-        let (view, upto) = self.view_at(space, reading)?;
-        space.knows_keys()?;
-        let mut versions = Vec::new();
-        for generation in space.keys.history(key, upto) {
-            if let Some((row, ended)) = view.version(generation, upto).inspect_err(|e| space.note_damage(e))? {
-                versions.push(Memory { ended, ..Memory::of(&row, true) });
-            }
-        }
-        Ok(versions)
-    }
-
-    /// Up to `limit` memories with ids greater than `after`, by id.
-    pub fn list(&self, space: &Space, after: u64, limit: usize, reading: Reading<'_>) -> Result<Vec<Memory>, Error> {
-        let (view, upto) = self.view_at(space, reading)?;
-        let mut found = Vec::new();
-        let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
-        let listed = view.list(Generation(after), scope, |row| {
-            if found.len() < limit {
-                found.push(Memory::of(&row, true));
-            }
-            found.len() < limit
-        });
-        // What is sound is read; the error comes with the first read that begins at the damage (D5).
-        match listed {
-            Err(error) if found.is_empty() || matches!(error, Error::Interrupted) => {
-                space.note_damage(&error);
-                Err(error)
-            }
-            _ => Ok(found),
-        }
-    }
-
-    /// Adds the ids behind `after` that match, up to what one forget may name; whether these are all, and up to where.
-    pub(super) fn ids(
-        &self,
-        space: &Space,
-        after: Generation,
-        reading: Reading<'_>,
-        found: &mut Vec<Generation>,
-    ) -> Result<(bool, Generation), Error> {
-        let (view, upto) = self.view_at(space, reading)?;
-        let mut whole = true;
-        let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
-        let listed = view.list(after, scope, |row| {
-            whole = (found.len() as u64) < FORGET_IDS_MAX;
-            if whole {
-                found.push(row.generation);
-            }
-            whole
-        });
-        listed.inspect_err(|e| space.note_damage(e))?;
-        Ok((whole, upto))
-    }
-
-    pub fn count(&self, space: &Space, reading: Reading<'_>) -> Result<u64, Error> {
-        let (view, upto) = self.view_at(space, reading)?;
-        view.len_at(upto).inspect_err(|e| space.note_damage(e))
-    }
-
     fn search(
         &self,
         space: &Space,
@@ -371,39 +255,6 @@ impl Core {
             memory.confidence *= self.settling(looked.at - row.committed_at);
         }
         Ok(Some(Found { score: near.score, provisional, memory }))
-    }
-
-    /// Finds the k nearest, to be fetched by `next_hits`.
-    pub fn recall_stream(
-        &self,
-        space: &Arc<Space>,
-        query: &[f32],
-        k: usize,
-        reading: Reading<'_>,
-    ) -> Result<RecallStream, Error> {
-        let pinned = reading.snapshot.is_none();
-        let snapshot = reading.snapshot.map_or_else(|| self.pin(space), Ok)?;
-        let looked = Looked { generation: snapshot.generation, absorbed: Generation(0), lag_micros: 0, at: 0 };
-        let (space, left, as_of) = (Arc::clone(space), Vec::new().into_iter(), reading.as_of);
-        // From here on it releases what it pins, whatever happens.
-        let mut stream = RecallStream { space, looked, left, snapshot, pinned, as_of };
-        let reading = Reading { snapshot: Some(snapshot), ..reading };
-        let (_, looked, near) = self.nearest(&stream.space, query, k, reading)?;
-        (stream.looked, stream.left) = (looked, near.into_iter());
-        Ok(stream)
-    }
-
-    /// The next hits of a stream, at most so many. `SnapshotExpired` if it was left alone for too long.
-    pub fn next_hits(&self, stream: &mut RecallStream, most: usize) -> Result<Vec<Found>, Error> {
-        let reading = Reading { snapshot: Some(stream.snapshot), as_of: stream.as_of, ..Reading::default() };
-        let (view, _) = self.view_at(&stream.space, reading)?;
-        let mut hits = Vec::new();
-        for near in stream.left.by_ref().take(most) {
-            let found = self.found(&view, &stream.looked, near).inspect_err(|e| stream.space.note_damage(e))?;
-            let gone = || Error::SnapshotExpired { reason: format!("{} is not kept any more", near.generation) };
-            hits.push(found.ok_or_else(gone)?);
-        }
-        Ok(hits)
     }
 
     /// What is left of the confidence of a hit that is not absorbed, so long after its commit: the newest is the least settled (G7).
