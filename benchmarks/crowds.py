@@ -3,7 +3,8 @@
     python benchmarks/crowds.py ramp        # offered, acknowledged, refused, how late, at each step; --plot FILE.svg
     python benchmarks/crowds.py drain       # the retry-after that is told, beside the time it took until there was room
     python benchmarks/crowds.py sessions    # memory of a session that stands idle, beside a bare grpc.aio stream
-    python benchmarks/crowds.py neighbours  # latencies of one client: alone, beside a heavy one, beside four bad ones
+    python benchmarks/crowds.py neighbours  # latencies of one client: alone, beside a heavy one, beside four bad ones;
+                                            # and beside something else that uses as much CPU and disk (P6)
 
 Loopback, client and server on the same cores; vectors as in `service.py`.
 """
@@ -11,7 +12,11 @@ Loopback, client and server on the same cores; vectors as in `service.py`.
 import argparse
 import asyncio
 import json
+import math
+import multiprocessing
+import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import service
 from service import DIM, FRAME, Rows, ServerProcess, Source, quantiles
 
@@ -30,6 +36,7 @@ import engram
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
+SLICE = 0.005  # seconds, of computing and resting
 STEPS = (10_000, 20_000, 40_000, 60_000, 80_000, 120_000)
 
 
@@ -198,7 +205,47 @@ def bad(url: str, stop: threading.Event, kind: str) -> None:
             call.cancel()
 
 
-def beside(kind: str, seconds: float) -> dict[str, Any]:
+def compute(share: float) -> None:
+    rows = np.ones((FRAME, DIM), dtype=np.float32)
+    while True:
+        until = time.perf_counter() + share * SLICE
+        while time.perf_counter() < until:
+            np.linalg.norm(rows, axis=1)
+        time.sleep((1 - share) * SLICE)
+
+
+def write(bytes_a_second: float) -> None:
+    block = random.randbytes(1 << 20)
+    with tempfile.NamedTemporaryFile(buffering=0) as file:
+        while bytes_a_second > 0:
+            if file.tell() > 256 << 20:
+                file.seek(0)
+            file.write(block)
+            os.fdatasync(file.fileno())
+            time.sleep(len(block) / bytes_a_second)
+
+
+def outside(cpu: float, bytes_a_second: float) -> None:
+    """Compute for so many seconds a second, write and sync so many bytes, until standard input is closed."""
+    jobs = [(compute, min(1.0, cpu - core)) for core in range(math.ceil(cpu))] + [(write, bytes_a_second)]
+    processes = [multiprocessing.Process(target=job, args=(share,), daemon=True) for job, share in jobs]
+    for process in processes:
+        process.start()
+    sys.stdin.read()
+    for process in processes:
+        process.kill()
+
+
+def used(pid: int) -> tuple[float, int]:
+    """Return the CPU that a process's threads have used, in seconds, unless they step back; and the bytes written."""
+    tasks = [task.read_text().rpartition(")")[2].split() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    ticks = sum(int(fields[11]) + int(fields[12]) for fields in tasks if int(fields[16]) == 0)
+    written = re.search(r"^write_bytes: (\d+)", Path(f"/proc/{pid}/io").read_text(), re.MULTILINE)
+    assert written is not None
+    return ticks / os.sysconf("SC_CLK_TCK"), int(written[1])
+
+
+def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
     """One client at 2,000 observations and 50 recalls a second, beside others in a process of their own."""
     with served() as server, engram.connect(server.url) as engine:
         engine.space("other", dim=DIM)
@@ -207,8 +254,10 @@ def beside(kind: str, seconds: float) -> dict[str, Any]:
         source, rows = Source(engine.space("s", dim=DIM).stream(), acks), Rows()
         source.stream.observe_batch(vectors=rows.next())
         source.stream.flush(60)
-        others = subprocess.Popen([sys.executable, __file__, kind, "--url", server.url], stdin=subprocess.PIPE)
+        others = subprocess.Popen([sys.executable, __file__, kind, "--url", server.url, *more], stdin=subprocess.PIPE)
         time.sleep(1)
+        pids = (server.pid, others.pid)
+        before = [used(pid) for pid in pids]
         stop, space, cues = threading.Event(), engine.space("s"), Rows(8)
 
         def recall() -> None:
@@ -227,12 +276,34 @@ def beside(kind: str, seconds: float) -> dict[str, Any]:
             source.due(source.stream.observe_batch(vectors=rows.next()[:32])[-1], begun + due)
             given += 32
         source.stream.flush(60)
+        took = time.perf_counter() - begun
+        now = [used(pid) for pid in pids]
+        cpu, written = (sum(each[i] for each in now) - sum(each[i] for each in before) for i in range(2))
         stop.set()
         thread.join()
         others.communicate()
         refusals = source.stream.refusals
         source.stream.detach()
-    return {"beside": kind, "acknowledgement": quantiles(acks), "recall": quantiles(recalls), "refusals": refusals}
+    return {
+        "beside": kind,
+        "acknowledgement": quantiles(acks),
+        "recall": quantiles(recalls),
+        "refusals": refusals,
+        "cpu": round(cpu / took, 2),
+        "written_mib_a_second": round(written / took / (1 << 20), 1),
+    }
+
+
+def neighbours(seconds: float) -> Iterator[dict[str, Any]]:
+    """Each kind, and as much as it used from outside; the goal: recall p99 of the first at most 1.2 x the second's."""
+    alone = beside("nobody", seconds)
+    yield alone
+    for kind in ("heavy", "bad"):
+        figures = beside(kind, seconds)
+        yield figures
+        cpu, mib = (max(0.0, figures[name] - alone[name]) for name in ("cpu", "written_mib_a_second"))
+        cpu = min(cpu, os.cpu_count() or 1)
+        yield {"instead_of": kind, **beside("outside", seconds, "--cpu", str(cpu), "--mib", str(mib))}
 
 
 def others(kind: str, url: str) -> None:
@@ -250,13 +321,15 @@ def others(kind: str, url: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     whats = ("ramp", "drain", "sessions", "neighbours")
-    parser.add_argument("what", choices=(*whats, "nobody", "heavy", "bad"))
+    parser.add_argument("what", choices=(*whats, "nobody", "heavy", "bad", "outside"))
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--spaces", type=int, default=1)
     parser.add_argument("--count", type=int, default=2_000)
     parser.add_argument("--rates", type=float, nargs="*", default=STEPS)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--url")
+    parser.add_argument("--cpu", type=float, default=1.0)
+    parser.add_argument("--mib", type=float, default=1.0)
     given = parser.parse_args()
     if given.what == "ramp":
         ramp(given.rates, given.seconds, given.spaces, given.plot)
@@ -265,8 +338,10 @@ def main() -> None:
     elif given.what == "sessions":
         print(json.dumps({"what": "sessions", **sessions(given.count)}))
     elif given.what == "neighbours":
-        for kind in ("nobody", "heavy", "bad"):
-            print(json.dumps({"what": "neighbours", **beside(kind, given.seconds)}), flush=True)
+        for figures in neighbours(given.seconds):
+            print(json.dumps({"what": "neighbours", **figures}), flush=True)
+    elif given.what == "outside":
+        outside(given.cpu, given.mib * (1 << 20))
     else:
         others(given.what, given.url)
 

@@ -18,8 +18,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -27,8 +28,11 @@ import numpy as np
 import engram
 from engram._sample import load_full, load_sample
 
+_T = TypeVar("_T")
+
 DIM = 384
 FRAME = 256
+ANSWER = 600  # bytes, of ten hits
 CHECKED = 50  # recalls whose answers are compared with exact ones
 
 
@@ -67,8 +71,12 @@ class ServerProcess:
         assert self._process.stdout is not None
         self.url: str = json.loads(self._process.stdout.readline())["grpc"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def anonymous_mib(self) -> float:
-        return anonymous_mib(self._process.pid)
+        return anonymous_mib(self.pid)
 
     def stop(self) -> None:
         self._process.terminate()
@@ -90,8 +98,14 @@ async def _echo_server(ready: Any) -> None:
         async for request in requests:
             yield request[:16]
 
+    async def answer(request: bytes, context: Any) -> Any:
+        yield request[:ANSWER]
+
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    handlers = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
+    handlers = {
+        "Echo": grpc.stream_stream_rpc_method_handler(echo),
+        "Answer": grpc.unary_stream_rpc_method_handler(answer),
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -99,49 +113,83 @@ async def _echo_server(ready: Any) -> None:
     await server.wait_for_termination()
 
 
-def echo(seconds: float) -> float:
-    """Observations/s of a bare `grpc.aio` stream that answers each frame with a few bytes."""
+def bare(run: Callable[[grpc.aio.Channel], Coroutine[Any, Any, _T]]) -> _T:
+    """Talk with a bare `grpc.aio` server in another process."""
     process = subprocess.Popen([sys.executable, __file__, "echo"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     port = int(process.stdout.readline())
-    message = Rows(1).next().tobytes()
 
-    async def run() -> float:
+    async def talk() -> _T:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.stream_stream("/bare/Echo")()
-            done, flying, begun = 0, 0, time.perf_counter()
-            while time.perf_counter() - begun < seconds:
-                while flying < 16:
-                    await call.write(message)
-                    flying += 1
-                await call.read()
-                done, flying = done + FRAME, flying - 1
-            spent = time.perf_counter() - begun
-            call.cancel()
-            return done / spent
+            return await run(channel)
 
     try:
-        return asyncio.run(run())
+        return asyncio.run(talk())
     finally:
         process.kill()
         process.wait()
 
 
-def twin(folder: Path, seconds: float) -> float:
-    """Observations/s of a loop that writes the same bytes to a log, synced, and to a file of rows."""
+def bare_recalls(rate: float, seconds: float) -> dict[str, float]:
+    """How late the answers are, as large as those to recalls, of a server that does nothing but answer; open loop."""
+    latencies: list[float] = []
+
+    async def run(channel: grpc.aio.Channel) -> None:
+        call, cue = channel.unary_stream("/bare/Answer"), Rows(1).next()[0].tobytes()
+
+        async def one(due: float) -> None:
+            async for _ in call(cue):
+                pass
+            latencies.append(time.perf_counter() - due)
+
+        begun = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for number in range(round(rate * seconds)):
+                due = begun + number / rate
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                group.create_task(one(due))
+
+    bare(run)
+    return quantiles(latencies)
+
+
+def echo(seconds: float) -> float:
+    """Observations/s of a bare `grpc.aio` stream that answers each frame with a few bytes."""
     message = Rows(1).next().tobytes()
+
+    async def run(channel: grpc.aio.Channel) -> float:
+        call = channel.stream_stream("/bare/Echo")()
+        done, flying, begun = 0, 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            while flying < 16:
+                await call.write(message)
+                flying += 1
+            await call.read()
+            done, flying = done + FRAME, flying - 1
+        spent = time.perf_counter() - begun
+        call.cancel()
+        return done / spent
+
+    return bare(run)
+
+
+def twin(folder: Path, seconds: float, rate: float = float("inf")) -> tuple[float, dict[str, float]]:
+    """Write the same bytes to a log, synced, and to a file of rows: observations/s, and, of a rate, how late."""
+    message, late = Rows(1).next().tobytes(), []
     log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
     rows = os.open(folder / "rows", os.O_CREAT | os.O_WRONLY)
     done, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < seconds:
+    while (due := begun + done / rate) - begun < seconds and time.perf_counter() - begun < seconds:
+        time.sleep(max(0.0, due - time.perf_counter()))
         os.write(log, message)
         os.fdatasync(log)
+        late.append(time.perf_counter() - due)
         os.write(rows, message)
         done += FRAME
     spent = time.perf_counter() - begun
     os.close(log)
     os.close(rows)
-    return done / spent
+    return done / spent, quantiles(late)
 
 
 def wire(seconds: float, spaces: int) -> dict[str, Any]:
@@ -168,7 +216,7 @@ def wire(seconds: float, spaces: int) -> dict[str, Any]:
             "anonymous_kib_a_row": round(grown * 1024 / given, 2),
         }
         figures["echo_per_second"] = round(echo(seconds / 4))
-        figures["twin_per_second"] = round(twin(Path(folder), seconds / 4))
+        figures["twin_per_second"] = round(twin(Path(folder), seconds / 4)[0])
     figures["of_echo"] = round(figures["per_second"] / figures["echo_per_second"], 3)
     figures["of_twin"] = round(figures["per_second"] / figures["twin_per_second"], 3)
     return figures
@@ -244,6 +292,7 @@ def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str
             for source in sources:
                 source.stream.detach()
         server.stop()
+        twins = twin(Path(folder), seconds / 4, rate)[1]
     return {
         "offered_per_second": rate,
         "spaces": spaces,
@@ -254,8 +303,10 @@ def target(rate: float, seconds: float, spaces: int, recalls: float) -> dict[str
         "full_after_seconds": first_late,
         "level": level,
         "acknowledgement": quantiles(acks),
+        "twin": twins,
         "visibility": quantiles(seen),
         **recalled,
+        "bare_recall": bare_recalls(recalls, seconds / 4),
         "absorbed_s0": stats["absorbed_generation"],
         "generation_s0": stats["generation"],
     }
