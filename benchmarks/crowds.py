@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ import engram
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
+USED = ("cpu", "niced_cpu", "mib_written")  # of each second
 SLICE = 0.005  # seconds, of computing and resting
 STEPS = (10_000, 20_000, 40_000, 60_000, 80_000, 120_000)
 
@@ -205,7 +206,8 @@ def bad(url: str, stop: threading.Event, kind: str) -> None:
             call.cancel()
 
 
-def compute(share: float) -> None:
+def compute(share: float, steps_back: bool) -> None:
+    os.nice(10 if steps_back else 0)
     rows = np.ones((FRAME, DIM), dtype=np.float32)
     while True:
         until = time.perf_counter() + share * SLICE
@@ -216,19 +218,23 @@ def compute(share: float) -> None:
 
 def write(bytes_a_second: float) -> None:
     block = random.randbytes(1 << 20)
+    due = time.perf_counter()
     with tempfile.NamedTemporaryFile(buffering=0) as file:
         while bytes_a_second > 0:
+            time.sleep(max(0.0, due - time.perf_counter()))
+            due = max(time.perf_counter() - 1, due + len(block) / bytes_a_second)
             if file.tell() > 256 << 20:
                 file.seek(0)
             file.write(block)
             os.fdatasync(file.fileno())
-            time.sleep(len(block) / bytes_a_second)
 
 
-def outside(cpu: float, bytes_a_second: float) -> None:
-    """Compute for so many seconds a second, write and sync so many bytes, until standard input is closed."""
-    jobs = [(compute, min(1.0, cpu - core)) for core in range(math.ceil(cpu))] + [(write, bytes_a_second)]
-    processes = [multiprocessing.Process(target=job, args=(share,), daemon=True) for job, share in jobs]
+def outside(cpu: float, niced: float, bytes_a_second: float) -> None:
+    """Compute for so many seconds a second, in part stepping back as the engine's threads do; write and sync."""
+    jobs: list[tuple[Any, ...]] = [(write, bytes_a_second)]
+    for seconds, steps_back in ((cpu, False), (niced, True)):
+        jobs += [(compute, min(1.0, seconds - core), steps_back) for core in range(math.ceil(seconds))]
+    processes = [multiprocessing.Process(target=job, args=arguments, daemon=True) for job, *arguments in jobs]
     for process in processes:
         process.start()
     sys.stdin.read()
@@ -236,13 +242,20 @@ def outside(cpu: float, bytes_a_second: float) -> None:
         process.kill()
 
 
-def used(pid: int) -> tuple[float, int]:
-    """Return the CPU that a process's threads have used, in seconds, unless they step back; and the bytes written."""
-    tasks = [task.read_text().rpartition(")")[2].split() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
-    ticks = sum(int(fields[11]) + int(fields[12]) for fields in tasks if int(fields[16]) == 0)
+def used(pid: int) -> tuple[float, float, float]:
+    """Return the CPU that a process's threads have used, and that of those that step back, in seconds; MiB written."""
+    cpu = [0.0, 0.0]
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it has ended
+            fields = task.read_text().rpartition(")")[2].split()
+            cpu[int(fields[16]) > 0] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     written = re.search(r"^write_bytes: (\d+)", Path(f"/proc/{pid}/io").read_text(), re.MULTILINE)
     assert written is not None
-    return ticks / os.sysconf("SC_CLK_TCK"), int(written[1])
+    return cpu[0], cpu[1], int(written[1]) / (1 << 20)
+
+
+def columns(rows: list[tuple[float, ...]]) -> Iterator[tuple[float, ...]]:
+    return zip(*rows, strict=True)
 
 
 def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
@@ -278,7 +291,7 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
         source.stream.flush(60)
         took = time.perf_counter() - begun
         now = [used(pid) for pid in pids]
-        cpu, written = (sum(each[i] for each in now) - sum(each[i] for each in before) for i in range(2))
+        spent = [(sum(after) - sum(first)) / took for first, after in zip(columns(before), columns(now), strict=True)]
         stop.set()
         thread.join()
         others.communicate()
@@ -289,8 +302,7 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
         "acknowledgement": quantiles(acks),
         "recall": quantiles(recalls),
         "refusals": refusals,
-        "cpu": round(cpu / took, 2),
-        "written_mib_a_second": round(written / took / (1 << 20), 1),
+        **{name: round(value, 2) for name, value in zip(USED, spent, strict=True)},
     }
 
 
@@ -301,9 +313,8 @@ def neighbours(seconds: float) -> Iterator[dict[str, Any]]:
     for kind in ("heavy", "bad"):
         figures = beside(kind, seconds)
         yield figures
-        cpu, mib = (max(0.0, figures[name] - alone[name]) for name in ("cpu", "written_mib_a_second"))
-        cpu = min(cpu, os.cpu_count() or 1)
-        yield {"instead_of": kind, **beside("outside", seconds, "--cpu", str(cpu), "--mib", str(mib))}
+        more = [f"--{name}={max(0.0, figures[name] - alone[name])}" for name in USED]
+        yield {"instead_of": kind, **beside("outside", seconds, *more)}
 
 
 def others(kind: str, url: str) -> None:
@@ -328,8 +339,8 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=STEPS)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--url")
-    parser.add_argument("--cpu", type=float, default=1.0)
-    parser.add_argument("--mib", type=float, default=1.0)
+    for name in USED:
+        parser.add_argument(f"--{name}", type=float, default=1.0)
     given = parser.parse_args()
     if given.what == "ramp":
         ramp(given.rates, given.seconds, given.spaces, given.plot)
@@ -341,7 +352,7 @@ def main() -> None:
         for figures in neighbours(given.seconds):
             print(json.dumps({"what": "neighbours", **figures}), flush=True)
     elif given.what == "outside":
-        outside(given.cpu, given.mib * (1 << 20))
+        outside(min(given.cpu, os.cpu_count() or 1), given.niced_cpu, given.mib_written * (1 << 20))
     else:
         others(given.what, given.url)
 

@@ -14,7 +14,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use super::core::Core;
-use crate::env::{Operation, Port, Scheduler, Task, step_back};
+use crate::env::{Operation, Port, Scheduler, StepBack, Task, step_back};
 
 const TICK: Duration = Duration::from_millis(40);
 const NOWHERE: usize = usize::MAX;
@@ -55,6 +55,18 @@ enum Role {
     Maintenance,
     Builder(usize),
     Images,
+}
+
+impl Role {
+    /// Who asks waits for a chain of threads, each for a moment: on busy cores those that work long would be in front of each of them. What
+    /// maintains steps back no further than what writes: under pressure writers wait for the room that it makes.
+    fn steps_back(self) -> Option<StepBack> {
+        match self {
+            Self::Builder(_) | Self::Images => Some(StepBack::Far),
+            Self::Io(_) | Self::Maintenance | Self::MaintenanceIo(_) => Some(StepBack::Some),
+            Self::Writer(_) | Self::CatalogueIo(_) => None,
+        }
+    }
 }
 
 impl Scheduler for Threads {
@@ -120,8 +132,8 @@ impl Threads {
         let named = name.clone();
         std::thread::Builder::new().name(name).spawn(move || {
             let _ = threads.slot(role).set(std::thread::current());
-            if matches!(role, Role::Builder(_) | Role::Images) {
-                step_back();
+            if let Some(how) = role.steps_back() {
+                step_back(how);
             }
             while !threads.stop.load(Ordering::Acquire) {
                 let round = || {

@@ -15,15 +15,20 @@ use parking_lot::Mutex;
 
 use super::{Bytes, Clock, Entry, File, Files, LockError, Random, Site};
 
-/// Nice value of threads that step back: about a tenth of a core beside one that does not.
-#[cfg(target_os = "linux")]
-const STEP_BACK: i32 = 10;
+/// How far a thread steps back from the CPU for others, as its nice value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepBack {
+    /// It gets about a third of what one gets that does not.
+    Some = 5,
+    /// About a tenth.
+    Far = 10,
+}
 
 /// From now on this thread leaves the CPU to others, as far as they want it. Linux only: elsewhere it would be the whole process.
-pub fn step_back() {
+pub fn step_back(how: StepBack) {
     // Where it may not, it goes on as it was.
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::nice(STEP_BACK);
+    let _ = rustix::process::nice(how as i32);
 }
 
 pub struct RealClock {
