@@ -224,14 +224,14 @@ def test_threads_write_and_read_together(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all threads of a process step back, or none")
 def test_threads_that_work_long_leave_the_cpu_to_those_that_answer() -> None:
-    expected = {f"engram-{name}": 5 for name in ("io-0", "io-1", "io-mainten", "maintenance")}
-    expected |= {"engram-builder": 10, "engram-images": 10, "engram-writer": 0, "engram-io-catal": 0}
+    expected = {"engram-io-0": 5, "engram-io-1": 5, "engram-builder": 10, "engram-images": 10}
+    expected |= dict.fromkeys(("engram-writer", "engram-io-cata", "engram-io-main", "engram-mainten"), 0)
 
     def seen() -> dict[str, int]:
         nice = {}
         for task in Path("/proc/self/task").iterdir():
             name = (task / "comm").read_text(encoding="utf-8").strip()
-            short = next((known for known in expected if name.startswith(known[:15])), name)
+            short = next((known for known in expected if name.startswith(known)), name)
             nice[short] = os.getpriority(os.PRIO_PROCESS, int(task.name))
         return {name: value for name, value in nice.items() if name.startswith("engram-")}
 

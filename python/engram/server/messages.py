@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram._exceptions import InvalidArgument
-from engram._types import EPOCH, Hit, Memory, to_datetime
+from engram._types import EPOCH, Memory, to_datetime
 from engram.v1 import service_pb2 as pb
 
 _PAGE_BYTES = 2 << 20  # of memories in one message, unless one is larger
@@ -62,7 +62,7 @@ def _micros(moment: datetime) -> int:
 
 
 def memory_out(memory: Memory) -> pb.Memory:
-    """Return a memory, or a hit, as a message."""
+    """Return a memory as a message; hits are made by the engine."""
     metadata, observed_at = memory.metadata, memory.observed_at
     out = pb.Memory(
         memory_id=memory.memory_id,
@@ -74,9 +74,6 @@ def memory_out(memory: Memory) -> pb.Memory:
         committed_at=_micros(memory.committed_at),
         ended=memory.ended,
     )
-    if isinstance(memory, Hit):
-        out.score, out.provisional = memory.score, memory.provisional
-        return out
     vector = memory.vector
     if vector is not None:
         out.vector = vector.astype("<f4", copy=False).tobytes()

@@ -58,13 +58,13 @@ enum Role {
 }
 
 impl Role {
-    /// Who asks waits for a chain of threads, each for a moment: on busy cores those that work long would be in front of each of them. What
-    /// maintains steps back no further than what writes: under pressure writers wait for the room that it makes.
+    /// Who asks waits for a chain of threads, each for a moment: on busy cores those that work long would be in front of each of them.
+    /// Maintenance does not step back: under pressure writers wait for the room that it makes.
     fn steps_back(self) -> Option<StepBack> {
         match self {
             Self::Builder(_) | Self::Images => Some(StepBack::Far),
-            Self::Io(_) | Self::Maintenance | Self::MaintenanceIo(_) => Some(StepBack::Some),
-            Self::Writer(_) | Self::CatalogueIo(_) => None,
+            Self::Io(_) => Some(StepBack::Some),
+            Self::Writer(_) | Self::CatalogueIo(_) | Self::Maintenance | Self::MaintenanceIo(_) => None,
         }
     }
 }
