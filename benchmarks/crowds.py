@@ -230,7 +230,7 @@ def write(bytes_a_second: float) -> None:
 
 
 def outside(cpu: float, niced: float, bytes_a_second: float) -> None:
-    """Compute for so many seconds a second, in part stepping back as the engine's threads do; write and sync."""
+    """Compute for so many seconds a second, in part stepping back at least as the engine does; write and sync."""
     jobs: list[tuple[Any, ...]] = [(write, bytes_a_second)]
     for seconds, steps_back in ((cpu, False), (niced, True)):
         jobs += [(compute, min(1.0, seconds - core), steps_back) for core in range(math.ceil(seconds))]
@@ -269,7 +269,8 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
         source.stream.flush(60)
         others = subprocess.Popen([sys.executable, __file__, kind, "--url", server.url, *more], stdin=subprocess.PIPE)
         time.sleep(1)
-        pids = (server.pid, others.pid)
+        children = Path(f"/proc/{others.pid}/task/{others.pid}/children").read_text().split()
+        pids = (server.pid, others.pid, *map(int, children))
         before = [used(pid) for pid in pids]
         stop, space, cues = threading.Event(), engine.space("s"), Rows(8)
 

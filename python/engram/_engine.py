@@ -148,8 +148,13 @@ class Engine:
         """
         return self._core.drain_completions(most)
 
+    @property
+    def _answered_fd(self) -> int:
+        """Readable when asked recalls have a batch."""
+        return self._core.answered_fd
+
     def _drain_answered(self, most: int) -> list[int]:
-        """Ids of asked recalls that have a batch; after `drain_completions`."""
+        """Ids of asked recalls that have a batch."""
         return self._core.drain_answered(most)
 
     def checkpoint(self) -> None:

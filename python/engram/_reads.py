@@ -200,11 +200,20 @@ class Reads:
         return _batches(self._stream(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), how, size), size)
 
     def _ask_recall(
-        self, *, vector: Vectors, k: int, batch_size: int, where: Where | None, as_of: AsOf, **how: Any
+        self,
+        *,
+        vector: Vectors,
+        k: int,
+        batch_size: int,
+        batch_bytes: int,
+        where: Where | None,
+        as_of: AsOf,
+        **how: Any,
     ) -> AskedRecall:
         """Return a recall whose batches come as messages, one by one, for who does not wait."""
         cue, size = matrix("vector", vector, 1), whole("batch_size", batch_size, 1, _BATCH_MAX)
-        return self._core.ask_recall(cue, whole("k", k, 1, _K_MAX), self._at(where, as_of), _how(**how), size)
+        k, at = whole("k", k, 1, _K_MAX), self._at(where, as_of)
+        return self._core.ask_recall(cue, k, at, _how(**how), (size, batch_bytes))
 
     def _stream(self, cue: NDArray[np.float32], k: int, at: At, how: How, size: int) -> Any:
         return self._core.recall_stream(cue, k, at, how)

@@ -37,12 +37,13 @@ class Hub:
         self._loop = loop
         self._read_threads = read_threads
         self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._fd = engine.completions_fd
+        self._fds = engine.completions_fd, engine._answered_fd
         self._listeners: dict[int, Listener] = {}
         if engine in _served:
             raise InvalidArgument("another server has this engine", field="engine", index=None)
         _served.add(engine)
-        loop.add_reader(self._fd, self._wake)
+        for fd, wake in zip(self._fds, (self._tell, self._answer), strict=True):
+            loop.add_reader(fd, wake)
 
     def listen(self, session: int, listener: Listener) -> None:
         """Tell this one from now on; whoever was told before is fenced."""
@@ -66,7 +67,7 @@ class Hub:
             del self._waiting[recall.id]
         return recall.take()
 
-    def _wake(self) -> None:
+    def _tell(self) -> None:
         for session, told in self._engine.drain_completions(_DRAINED):
             listener = self._listeners.get(session)
             if listener is not None:
@@ -74,12 +75,15 @@ class Hub:
                     listener.told(told)
                 except Exception as error:  # the others are still to be told
                     log.error("a stream could not be told", exc_info=error)
+
+    def _answer(self) -> None:
         for recall in self._engine._drain_answered(_DRAINED):
             future = self._waiting.get(recall)
             if future is not None and not future.done():
                 future.set_result(None)
 
     def close(self) -> None:
-        """Watch the descriptor no more."""
+        """Watch the descriptors no more."""
         _served.discard(self._engine)
-        self._loop.remove_reader(self._fd)
+        for fd in self._fds:
+            self._loop.remove_reader(fd)

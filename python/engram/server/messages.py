@@ -14,7 +14,12 @@ from engram._exceptions import InvalidArgument
 from engram._types import EPOCH, Memory, to_datetime
 from engram.v1 import service_pb2 as pb
 
-_PAGE_BYTES = 2 << 20  # of memories in one message, unless one is larger
+_PAGE_BYTES = 2 << 20
+
+
+def page_bytes(message_bytes_max: int) -> int:
+    """Return how many bytes of memories to put into one message, unless one is larger."""
+    return min(_PAGE_BYTES, message_bytes_max)
 
 
 def vectors_in(name: str, data: bytes) -> NDArray[np.float32]:
@@ -80,14 +85,14 @@ def memory_out(memory: Memory) -> pb.Memory:
     return out
 
 
-def pages(memories: Iterable[Memory]) -> Iterator[list[pb.Memory]]:
+def pages(memories: Iterable[Memory], bytes_max: int) -> Iterator[list[pb.Memory]]:
     """Cut memories into messages that are not too large; one that is larger comes alone."""
     page: list[pb.Memory] = []
     size = 0
     for memory in memories:
         message = memory_out(memory)
         bytes_of = message.ByteSize()
-        if page and size + bytes_of > _PAGE_BYTES:
+        if page and size + bytes_of > bytes_max:
             yield page
             page, size = [], 0
         page.append(message)

@@ -24,7 +24,7 @@ from engram._exceptions import InvalidArgument, SnapshotExpired, Timeout, TooLar
 from engram._reads import Reads, Snapshot
 from engram._space import Space
 from engram.server.hub import Hub
-from engram.server.messages import as_of_in, how_in, memory_out, pages, vectors_in, where_in
+from engram.server.messages import as_of_in, how_in, memory_out, page_bytes, pages, vectors_in, where_in
 from engram.server.settings import Settings
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
@@ -150,7 +150,8 @@ class Service:
         """Some memories, by id."""
         reads, which = self.reads(request.view)
         limit = min(request.limit or _LIST_MAX, _LIST_MAX)
-        page = next(pages(reads.list(after=request.after, limit=limit, **which)), [])
+        found = reads.list(after=request.after, limit=limit, **which)
+        page = next(pages(found, page_bytes(self.settings.message_bytes_max)), [])
         return pb.ListResponse(memories=page)
 
     def count(self, request: pb.CountRequest) -> pb.CountResponse:

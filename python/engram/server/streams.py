@@ -8,12 +8,13 @@ from functools import partial
 
 from engram._exceptions import InvalidArgument
 from engram._reads import AskedRecall
-from engram.server.messages import how_in, vectors_in
+from engram.server.messages import how_in, page_bytes, vectors_in
 from engram.server.service import Service
 from engram.v1 import service_pb2 as pb
 
 _BATCH = 10
-_WHERE_SHORT = 1_000  # characters
+_WHERE_SHORT = 200  # characters
+_VECTOR_SHORT = 64 << 10  # bytes
 _INTERVAL_MS = 1_000
 _INTERVAL_MS_MIN = 100
 
@@ -24,6 +25,7 @@ def _ask(service: Service, request: pb.RecallRequest) -> AskedRecall:
         vector=vectors_in("vector", request.vector),
         k=request.k,
         batch_size=request.batch_size or _BATCH,
+        batch_bytes=page_bytes(service.settings.message_bytes_max),
         **which,
         **how_in(request.how),
     )
@@ -32,8 +34,9 @@ def _ask(service: Service, request: pb.RecallRequest) -> AskedRecall:
 async def recall(service: Service, request: pb.RecallRequest) -> AsyncIterator[bytes]:
     """Serialized `RecallResponse`s; each is made after the one before was taken."""
     hub, ask = service.hub, partial(_ask, service, request)
-    # A long condition takes long to read.
-    asked = ask() if len(request.view.where) < _WHERE_SHORT else await service.on_pool("read", ask)
+    # What is long takes long to read.
+    short = len(request.view.where) < _WHERE_SHORT and len(request.vector) < _VECTOR_SHORT
+    asked = ask() if short else await service.on_pool("read", ask)
     try:
         last = False
         while not last:

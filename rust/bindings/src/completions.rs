@@ -6,15 +6,16 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
 
-use engram_core::engine::{self, Core};
+use engram_core::engine;
+use engram_core::queue::Completions;
 use pyo3::prelude::*;
 
 #[derive(Default)]
 pub(crate) struct Bell(OnceLock<(UnixStream, Arc<UnixStream>)>);
 
 impl Bell {
-    /// The end that is readable when the bell has rung; made when it is first asked for.
-    pub(crate) fn descriptor(&self, core: &Core) -> PyResult<i32> {
+    /// The end that is readable when the bell of a queue has rung; made when it is first asked for.
+    pub(crate) fn descriptor<T>(&self, of: &Completions<T>) -> PyResult<i32> {
         if self.0.get().is_none() {
             let (reader, writer) = UnixStream::pair()?;
             reader.set_nonblocking(true)?;
@@ -22,10 +23,9 @@ impl Bell {
             // Another thread may have been quicker.
             let _ = self.0.set((reader, Arc::new(writer)));
             if let Some((_, writer)) = self.0.get() {
+                let writer = Arc::clone(writer);
                 // A full socket is readable already.
-                let ring = |writer: Arc<UnixStream>| Box::new(move || drop((&*writer).write(&[1])));
-                core.completions.on_ring(ring(Arc::clone(writer)));
-                core.answered.on_ring(ring(Arc::clone(writer)));
+                of.on_ring(Box::new(move || drop((&*writer).write(&[1]))));
             }
         }
         Ok(self.0.get().map_or(-1, |(reader, _)| reader.as_raw_fd()))

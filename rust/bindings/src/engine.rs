@@ -1,26 +1,27 @@
-//! The engine as a Python object, and the calls that look at a directory without opening it.
+//! The engine as a Python object.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use engram_core::engine::{self, Damage};
+use engram_core::engine;
 use engram_core::env::Env;
 use engram_core::error::Error;
 use engram_core::types::{Config, Durability, Metric};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::completions::{Bell, Heard};
 use crate::errors::{OrRaise, to_py};
 use crate::signals::Signals;
 use crate::space::Space;
-use crate::stats::engine_stats;
+use crate::stats::{damage_out, directory, engine_stats};
 
 /// One engine, and the process it belongs to.
 pub(crate) struct Shared {
     engine: engine::Engine,
     pid: u32,
     completions: Bell,
+    answered: Bell,
     #[cfg(feature = "chaos")]
     faults: Arc<engram_core::env::FaultPlan>,
 }
@@ -60,19 +61,6 @@ fn config(base: Config, durability: &str, limits: &Bound<'_, PyDict>) -> PyResul
     Ok(config)
 }
 
-fn directory(path: &Path) -> PyResult<Env> {
-    Env::real(path).map_err(|e| {
-        let path = path.display().to_string();
-        let message = e.to_string();
-        to_py(&match e.kind() {
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                Error::PermissionDenied { path, message }
-            }
-            _ => Error::Storage { path, errno: e.raw_os_error().unwrap_or(0), message: message.into() },
-        })
-    })
-}
-
 #[pymethods]
 impl Engine {
     #[staticmethod]
@@ -91,6 +79,7 @@ impl Engine {
             engine,
             pid: std::process::id(),
             completions: Bell::default(),
+            answered: Bell::default(),
             #[cfg(feature = "chaos")]
             faults,
         };
@@ -185,7 +174,7 @@ impl Engine {
     /// A file descriptor that is readable when there are completions.
     #[getter]
     fn completions_fd(&self) -> PyResult<i32> {
-        self.shared.completions.descriptor(self.shared.engine()?.core())
+        self.shared.completions.descriptor(&self.shared.engine()?.core().completions)
     }
 
     /// Session and what it is told, oldest first.
@@ -196,9 +185,17 @@ impl Engine {
         Ok(told.into_iter().map(|(session, bytes)| (session.0, PyBytes::new(py, &bytes))).collect())
     }
 
-    /// Recalls of which the batch that was asked for is made; after `drain_completions`, which quiets the descriptor.
+    /// A file descriptor that is readable when there are batches of recalls.
+    #[getter]
+    fn answered_fd(&self) -> PyResult<i32> {
+        self.shared.answered.descriptor(&self.shared.engine()?.core().answered)
+    }
+
+    /// Recalls of which the batch that was asked for is made.
     fn drain_answered(&self, most: usize) -> PyResult<Vec<u64>> {
-        Ok(self.shared.engine()?.core().answered.drain(most))
+        let engine = self.shared.engine()?;
+        self.shared.answered.quiet();
+        Ok(engine.core().answered.drain(most))
     }
 
     /// Where to wait for levels that speakers are to hear of.
@@ -235,56 +232,6 @@ fn faulty(mut env: Env) -> (Env, Arc<engram_core::env::FaultPlan>) {
     rules.split(',').filter_map(Rule::parse).for_each(|rule| plan.add(rule));
     env.files = Arc::new(FaultyFiles::new(env.files, Arc::clone(&plan)));
     (env, plan)
-}
-
-fn damage_out<'py>(py: Python<'py>, all: &[Damage]) -> PyResult<Bound<'py, PyList>> {
-    let list = PyList::empty(py);
-    for damage in all {
-        let d = PyDict::new(py);
-        d.set_item("path", &damage.path)?;
-        d.set_item("offset", damage.offset)?;
-        d.set_item("reason", &damage.reason)?;
-        d.set_item("space", &damage.space)?;
-        d.set_item("lost", damage.lost)?;
-        list.append(d)?;
-    }
-    Ok(list)
-}
-
-fn existing(path: &Path) -> PyResult<Env> {
-    if path.is_dir() {
-        return directory(path);
-    }
-    Err(to_py(&Error::NotFound { what: format!("the directory {}", path.display()) }))
-}
-
-/// Checks every checksum of a directory no process has open.
-#[pyfunction]
-pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
-    let env = existing(&path)?;
-    let verdict = py.detach(|| engine::verify(&env)).or_raise()?;
-    let d = PyDict::new(py);
-    d.set_item("damage", damage_out(py, &verdict.damage)?)?;
-    d.set_item("torn_bytes", verdict.torn_bytes)?;
-    d.set_item("spaces", verdict.spaces)?;
-    d.set_item("memories", verdict.memories)?;
-    d.set_item("files", verdict.files)?;
-    d.set_item("bytes", verdict.bytes)?;
-    d.set_item("leftovers", verdict.leftovers)?;
-    Ok(d)
-}
-
-/// Says what is where in a directory no process has open.
-#[pyfunction]
-pub(crate) fn inspect(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
-    let env = existing(&path)?;
-    let seen = py.detach(|| engine::inspect(&env)).or_raise()?;
-    let d = PyDict::new(py);
-    d.set_item("directory_id", seen.directory_id)?;
-    d.set_item("partitions", seen.partitions)?;
-    d.set_item("created", seen.created)?;
-    d.set_item("lines", seen.lines)?;
-    Ok(d)
 }
 
 /// The kernels this process uses, by name.

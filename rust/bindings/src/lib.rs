@@ -24,7 +24,7 @@ mod _core {
     #[pymodule_export]
     use crate::completions::Heard;
     #[pymodule_export]
-    use crate::engine::{Engine, inspect, simd_level, verify};
+    use crate::engine::{Engine, simd_level};
     #[pymodule_export]
     use crate::memory::Memory;
     #[pymodule_export]
@@ -35,4 +35,6 @@ mod _core {
     use crate::signals::Cancel;
     #[pymodule_export]
     use crate::space::Space;
+    #[pymodule_export]
+    use crate::stats::{inspect, verify};
 }

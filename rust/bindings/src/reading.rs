@@ -93,12 +93,13 @@ impl Asked {
         k: usize,
         at: &Where<'_>,
         how: How,
-        batch: usize,
+        (batch, batch_bytes): (usize, usize),
     ) -> PyResult<Self> {
         let (snapshot, as_of, filter) = (at.snapshot(), at.as_of(), filter_in(at.2.as_ref())?);
         let How(exact, _, _, settled, _) = how;
-        let question = Question { cue, k, snapshot, as_of, filter, exact, width: how.width(), settled, batch };
-        let inner = Arc::new(space.shared.engine()?.core().ask_recall(&space.inner, question));
+        let question =
+            Question { cue, k, snapshot, as_of, filter, exact, width: how.width(), settled, batch, batch_bytes };
+        let inner = Arc::new(space.shared.engine()?.core().ask_recall(&space.inner, question).or_raise()?);
         Ok(Self { shared: Arc::clone(&space.shared), inner })
     }
 }

@@ -141,7 +141,7 @@ impl Space {
         Ok(RecallStream::new(Arc::clone(&self.shared), inner))
     }
 
-    /// `batch` hits a batch.
+    /// `batch`: hits of a batch, and bytes unless one hit has more.
     #[pyo3(signature = (vector, k, at, how, batch))]
     fn ask_recall(
         &self,
@@ -149,7 +149,7 @@ impl Space {
         k: usize,
         at: Where<'_>,
         how: How,
-        batch: usize,
+        batch: (usize, usize),
     ) -> PyResult<Asked> {
         Asked::new(self, vector.as_slice()?.to_vec(), k, &at, how, batch)
     }

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_recalls_that_nobody_waits_for_are_not_made() -> None:
         with grpc.insecure_channel(server.url.removeprefix("grpc://")) as channel:
             calls = [method(channel, "Recall")(asked("slow", exact=True)) for _ in range(100)]
             waiting = server._service.hub._waiting
-            until(lambda: len(waiting) >= 20)
+            until(lambda: len(waiting) >= 5)
             for call in calls:
                 call.cancel()
             until(lambda: not waiting)
@@ -78,6 +79,33 @@ def test_recalls_run_on_read_threads(threads: int) -> None:
     assert readers() == before
 
 
+def test_whoever_drains_completions_himself_takes_no_recall(server: Server, remote: engram.Engine) -> None:
+    server.engine.space("drained", dim=64).observe_batch(vectors=ROWS[:500])
+    stop = threading.Event()
+
+    def drain() -> None:
+        while not stop.is_set():
+            server.engine.drain_completions()
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    try:
+        space = remote.space("drained")
+        assert [space.recall(vector=row, k=1)[0].memory_id for row in ROWS[:200]] == [*range(1, 201)]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_small_messages_carry_few_memories() -> None:
+    with engram.serve(grpc="127.0.0.1:0", message_bytes_max=64 << 10) as server:
+        server.engine.space("wide", dim=64).observe_batch(vectors=ROWS[:40], texts=["x" * 50_000] * 40)
+        with engram.connect(server.url) as remote:
+            space = remote.space("wide")
+            assert len(space.recall(vector=ROWS[0], k=40)) == 40
+            assert len([*space.list()]) == 40
+
+
 def readers() -> int:
     tasks = Path("/proc/self/task").glob("*/comm")
     return sum(name.read_text(encoding="utf-8").startswith("engram-reader") for name in tasks)
@@ -98,18 +126,22 @@ def test_recalls_end_with_their_engine() -> None:
                 space.recall(vector=ROWS[0])
 
 
-@given(st.lists(strategies.observations(2, vector=True), min_size=1, max_size=5))
+@given(st.lists(strategies.observations(2, vector=True, keys=st.sampled_from(["k", "é"])), min_size=1, max_size=5))
 def test_hits_carry_what_was_observed(
     remote: engram.Engine, server: Server, given: list[engram.testing.Observation]
 ) -> None:
     name = f"carry{len(remote.spaces())}"
     space = remote.space(name, dim=2)
     for one in given:
-        space.observe(one.text, vector=one.vector, metadata=dict(one.metadata), confidence=one.confidence)
+        given_as = {"metadata": dict(one.metadata), "confidence": one.confidence, "key": one.key}
+        space.observe(one.text, vector=one.vector, **given_as)
     hits = {hit.memory_id: hit for hit in space.recall(vector=(1, 0), k=5)}
     for mine in server.engine.space(name).list():
         hit = hits[mine.memory_id]
         assert (hit.text, hit.metadata, hit.observed_at) == (mine.text, mine.metadata, mine.observed_at)
         assert repr(hit.metadata) == repr(mine.metadata), "-0.0, and 1.0 is not 1"
-        assert hit.committed_at == mine.committed_at
+        assert (hit.committed_at, hit.key) == (mine.committed_at, mine.key)
+        assert 0.9 * mine.confidence <= hit.confidence <= mine.confidence, "a little less, while it is provisional"
+    local = {hit.memory_id: hit.score for hit in server.engine.space(name).recall(vector=(1, 0), k=5)}
+    assert {memory_id: hit.score for memory_id, hit in hits.items()} == local
     server.engine.drop_space(name)

@@ -10,13 +10,10 @@ use super::{AsOf, Core, Reading, RecallStream};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::index::Width;
-use crate::records::Filter;
+use crate::records::{Filter, check_query};
 use crate::store::{Snapshot, Space};
 
-/// Of the memories in one message, unless one is larger.
-const MESSAGE_BYTES: usize = 2 << 20;
-
-/// What is asked for, as `Reading` says it, and how many hits a batch has.
+/// What is asked for, as `Reading` says it, and how many hits, and bytes unless one has more, a batch has.
 pub struct Question {
     pub cue: Vec<f32>,
     pub k: usize,
@@ -27,6 +24,7 @@ pub struct Question {
     pub width: Width,
     pub settled: Option<u64>,
     pub batch: usize,
+    pub batch_bytes: usize,
 }
 
 /// A recall whose batches are made one by one, when they are asked for.
@@ -64,7 +62,7 @@ impl AskedRecall {
     /// Nobody waits for it any more: it is given up, and what it pins released.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        // Else it is being made: whoever does looks at its end.
+        // Else it is being made: whoever does looks when it has let go.
         if let Some(mut making) = self.making.try_lock() {
             making.stream = None;
         }
@@ -72,15 +70,16 @@ impl AskedRecall {
 }
 
 impl Core {
-    /// A recall of which nothing is made yet.
-    pub fn ask_recall(&self, space: &Arc<Space>, question: Question) -> AskedRecall {
-        AskedRecall {
+    /// A recall of which nothing is made yet. What could never be answered is refused here.
+    pub fn ask_recall(&self, space: &Arc<Space>, question: Question) -> Result<AskedRecall, Error> {
+        check_query(&question.cue, space.options.dim, space.options.metric)?;
+        Ok(AskedRecall {
             id: self.env.random.next_u64(),
             space: Arc::clone(space),
             question,
             cancelled: AtomicBool::new(false),
             making: Mutex::default(),
-        }
+        })
     }
 
     fn next_batch(&self, recall: &AskedRecall, making: &mut Making) -> Result<(Vec<u8>, bool), Error> {
@@ -110,7 +109,7 @@ impl Core {
             }
         };
         let mut batch = Batch::default();
-        self.each_hit(stream, q.batch, |found| batch.takes(&found, MESSAGE_BYTES))?;
+        self.each_hit(stream, q.batch, |found| batch.takes(&found, q.batch_bytes))?;
         let last = stream.is_over();
         let message = batch.finish(&stream.looked, making.index, last);
         making.index += 1;
@@ -121,11 +120,14 @@ impl Core {
         let _telling = Telling(self, recall.id);
         let mut making = recall.making.lock();
         let made = self.next_batch(recall, &mut making);
-        let goes_on = matches!(made, Ok((_, false))) && !recall.cancelled.load(Ordering::SeqCst);
-        if !goes_on {
+        if !matches!(made, Ok((_, false))) {
             making.stream = None;
         }
         making.made = Some(made);
+        drop(making);
+        if recall.cancelled.load(Ordering::SeqCst) {
+            *recall.making.lock() = Making::default();
+        }
     }
 }
 

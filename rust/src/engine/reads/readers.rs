@@ -14,7 +14,9 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
-    idle: usize,
+    running: usize,
+    /// As the last that came said.
+    most: usize,
     threads: Vec<JoinHandle<()>>,
     ended: bool,
 }
@@ -26,14 +28,15 @@ pub(in crate::engine) struct Readers {
 }
 
 impl Readers {
-    /// Has it done by one of at most `most` threads, after what waits already.
+    /// Has it done after what waits already; from now on at most `most` are done at once.
     pub(super) fn run(self: &Arc<Self>, most: usize, job: Job) -> Result<(), Error> {
         let mut jobs = self.jobs.lock();
         if jobs.ended {
             return Err(Error::Closed { what: "the engine".to_owned() });
         }
         jobs.waiting.push_back(job);
-        if jobs.waiting.len() > jobs.idle && jobs.threads.len() < most {
+        jobs.most = most;
+        if jobs.waiting.len() + jobs.running > jobs.threads.len() && jobs.threads.len() < most {
             let (readers, name) = (Arc::clone(self), format!("engram-reader-{}", jobs.threads.len()));
             match std::thread::Builder::new().name(name).spawn(move || readers.work()) {
                 Ok(thread) => jobs.threads.push(thread),
@@ -52,15 +55,16 @@ impl Readers {
     fn work(&self) {
         let mut jobs = self.jobs.lock();
         loop {
-            if let Some(job) = jobs.waiting.pop_front() {
+            let job = if jobs.running < jobs.most { jobs.waiting.pop_front() } else { None };
+            if let Some(job) = job {
+                jobs.running += 1;
                 // Who waits for a job that panicked is told that there is no answer.
                 MutexGuard::unlocked(&mut jobs, || drop(catch_unwind(AssertUnwindSafe(job))));
+                jobs.running -= 1;
             } else if jobs.ended {
                 return;
             } else {
-                jobs.idle += 1;
                 self.more.wait(&mut jobs);
-                jobs.idle -= 1;
             }
         }
     }
@@ -115,7 +119,19 @@ mod tests {
             };
             readers.run(2, Box::new(job)).unwrap();
         }
+        readers.run(1, Box::new(|| ())).unwrap();
+        let (now, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..8 {
+            let (now, peak) = (Arc::clone(&now), Arc::clone(&peak));
+            let job = move || {
+                peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::park_timeout(std::time::Duration::from_millis(2));
+                now.fetch_sub(1, Ordering::SeqCst);
+            };
+            readers.run(1, Box::new(job)).unwrap();
+        }
         readers.end();
+        assert_eq!(peak.load(Ordering::SeqCst), 1, "fewer, if fewer are asked for");
         assert_eq!(done.load(Ordering::SeqCst), 50, "what waits is done at the end");
         assert!(names.lock().iter().all(|name| ["engram-reader-0", "engram-reader-1"].contains(&name.as_str())));
         assert_eq!(readers.run(2, Box::new(|| ())).unwrap_err().code(), "CLOSED");
