@@ -86,6 +86,7 @@ class Ingest:
         if self._session is not None and self._position is not None:
             self._session.close()
             self._position.unlink()
+            _part(self._position).unlink(missing_ok=True)
 
     def _opened(self, rows: list[Row]) -> engram.Space:
         if self._space is None:
@@ -94,10 +95,7 @@ class Ingest:
         if self._position is not None and self._session is None:
             self._session = self._space.session()
             # The token is on the disk before the first row can be: no end loses count.
-            with self._position.open("x", encoding="utf-8") as file:
-                file.write(self._session.token + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            _write_whole(self._position, self._session.token + "\n")
         return self._space
 
     def _observe(self, columns: dict[str, Any]) -> engram.BatchAck:
@@ -141,6 +139,26 @@ class Ingest:
         self.first_id = self.first_id or int(ack.memory_ids[0])
         self.last_id = int(ack.memory_ids[-1])
         self._progress(len(rows))
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a new file that has all of the text whenever it is there. Raises FileExistsError."""
+    part = _part(path)
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.link(part, path)
+    part.unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _without_repeated_keys(rows: Iterable[Row]) -> Iterator[list[Row]]:
