@@ -86,7 +86,6 @@ class Ingest:
         if self._session is not None and self._position is not None:
             self._session.close()
             self._position.unlink()
-            _part(self._position).unlink(missing_ok=True)
 
     def _opened(self, rows: list[Row]) -> engram.Space:
         if self._space is None:
@@ -141,19 +140,16 @@ class Ingest:
         self._progress(len(rows))
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
 def _write_whole(path: Path, text: str) -> None:
     """Write a new file that has all of the text whenever it is there. Raises FileExistsError."""
-    part = _part(path)
+    part = path.with_name(path.name + ".engram-part")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.link(part, path)
-    part.unlink()
+    if path.exists():
+        raise FileExistsError(path)
+    part.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

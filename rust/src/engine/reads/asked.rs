@@ -70,9 +70,11 @@ impl AskedRecall {
 }
 
 impl Core {
-    /// A recall of which nothing is made yet. What could never be answered is refused here.
+    /// A recall of which nothing is made yet. A cue of another dimension does not wait for a reader.
     pub fn ask_recall(&self, space: &Arc<Space>, question: Question) -> Result<AskedRecall, Error> {
-        check_query(&question.cue, space.options.dim, space.options.metric)?;
+        if question.cue.len() != space.options.dim as usize {
+            check_query(&question.cue, space.options.dim, space.options.metric)?;
+        }
         Ok(AskedRecall {
             id: self.env.random.next_u64(),
             space: Arc::clone(space),
