@@ -28,7 +28,7 @@ const ALIGN: usize = 64;
 const MAPPED_FROM: usize = 1 << 20;
 /// And of so many in huge pages, of two MiB each.
 #[cfg(target_os = "linux")]
-const HUGE_FROM: usize = 16 << 20;
+const HUGE_FROM: usize = 4 << 20;
 
 /// What rows are made of.
 ///

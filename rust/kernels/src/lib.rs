@@ -25,7 +25,7 @@ pub use arena::{Arena, Plain};
 pub use codes::{
     BLOCK, BLOCK_BITS_MAX, BLOCK_FACTORS, Coded, PLANES, Rotation, WIDTH, blocks_limits, blocks_products,
     blocks_products_at, bytes_products, bytes_products_at, bytes_products_of, encode, encode_at, planes, planes_at,
-    planes_products, planes_products_at, table, transpose,
+    planes_products, planes_products_at, planes_products_of, table, transpose,
 };
 pub use distance::{
     dot, dot_at, dot_rows, dot_rows_at, l2_squared, l2_squared_at, l2_squared_rows, l2_squared_rows_at, norm_squared,

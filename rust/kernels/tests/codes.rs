@@ -2,8 +2,8 @@
 
 use engram_kernels::{
     Arena, BLOCK, BLOCK_BITS_MAX, BLOCK_FACTORS, Level, PLANES, Rotation, WIDTH, available, blocks_limits,
-    blocks_products_at, bytes_products_at, bytes_products_of, encode_at, planes_at, planes_products_at, table,
-    transpose,
+    blocks_products_at, bytes_products_at, bytes_products_of, encode_at, planes_at, planes_products_at,
+    planes_products_of, table, transpose,
 };
 use proptest::prelude::*;
 
@@ -155,11 +155,13 @@ fn many_rows_at_once() {
             bits.extend(1, |_, row| row.copy_from_slice(&c.bits));
         }
         let picked = [99, 0, 31, 32, 33, 50, 3, 3];
-        let mut by_bytes = [0; 8];
+        let (mut by_bytes, mut by_bits) = ([0; 8], [0; 8]);
         bytes_products_of(&codes[7].bytes, &bytes, &picked, &mut by_bytes);
+        planes_products_of(&codes[7].planes, &bits, &picked, &mut by_bits);
         for (i, row) in picked.iter().enumerate() {
             let other = &codes[*row as usize];
             assert_eq!(by_bytes[i], bytes_product_at(Level::Scalar, &codes[7].bytes, &other.bytes));
+            assert_eq!(by_bits[i], planes_product_at(Level::Scalar, &codes[7].planes, &other.bits));
         }
         let (mut run_bytes, mut run_bits) = ([0; 2], [0; 2]);
         for level in available() {

@@ -32,9 +32,10 @@ const CHILDREN: u32 = 8;
 /// Neighbours asked at once whether one is nearer.
 const ASKED: usize = 4;
 
-/// Rows of a batch, and of a piece of it.
+/// Rows of a batch, of a piece of it, and lists that are linked back in a piece: who is done early waits for the last piece.
 const BATCH: usize = 256;
-const PIECE: usize = 32;
+const PIECE: usize = 8;
+const BACK: usize = 32;
 
 /// Room for one thread's work on a piece.
 #[derive(Default)]
@@ -173,11 +174,11 @@ impl Builder<'_> {
         if state.phase == Phase::Idle && !self.begin(&mut state) {
             return false;
         }
-        let (all, looks) = match state.phase {
-            Phase::Look => (state.end - state.begin, true),
-            _ => (state.groups.len(), false),
+        let (all, most, looks) = match state.phase {
+            Phase::Look => (state.end - state.begin, PIECE, true),
+            _ => (state.groups.len(), BACK, false),
         };
-        let piece = state.take(all, PIECE);
+        let piece = state.take(all, most);
         if piece.is_empty() || state.broken {
             // Others are at the last pieces; if nobody is, whoever ended them panicked.
             state.open -= usize::from(!piece.is_empty());
@@ -276,7 +277,7 @@ impl Builder<'_> {
             near.extend(work.scratch.beam.iter().map(|met| met.row).filter(|to| *to < begin));
             work.peers.clear();
             work.peers.extend((begin..row).filter(|peer| level == 0 || self.level(*peer) >= level));
-            near.extend(work.scratch.best(self.rows, &query, &work.peers, LINKS));
+            near.extend(work.scratch.best(self.rows, &query, &work.peers, (LINKS, EF_CONSTRUCTION)));
             self.choose(row, &mut near, LINKS, &mut work.products);
             work.links.extend(near.iter().map(|to| NewLink { level: level as u32, from: row, to: *to }));
             work.chosen = near;
@@ -482,7 +483,7 @@ mod tests {
             index.build();
             let mut state = index.building.batch.lock();
             let all = if phase == Phase::Look { state.end - state.begin } else { state.groups.len() };
-            assert!(!state.take(all, PIECE).is_empty() && !state.done(all, false) && state.phase == Phase::Idle);
+            assert!(!state.take(all, BACK).is_empty() && !state.done(all, false) && state.phase == Phase::Idle);
         }
         // One that ended its batch and panicked then.
         let mut state = index.building.batch.lock();

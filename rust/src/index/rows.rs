@@ -120,6 +120,15 @@ impl Rows {
         self.factors.prefetch(row as usize);
     }
 
+    /// Asks for the code by which a row will be scored first.
+    #[inline]
+    pub(super) fn prefetch_code(&self, row: u32, sifted: bool) {
+        match &self.bits {
+            Some(bits) if sifted => bits.prefetch(row as usize),
+            _ => self.prefetch(row),
+        }
+    }
+
     /// How many rows have a generation ≤ `upto`.
     pub(super) fn up_to(&self, upto: Generation) -> usize {
         let (mut low, mut high) = (0, self.len());

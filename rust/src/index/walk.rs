@@ -3,11 +3,15 @@
 //! The beam holds the `ef` best rows met, in order; the best that was not followed yet is followed next, until all were. Deaths, births and filters play no
 //! part here: a walk passes over rows that may not be returned.
 
-use engram_kernels::bytes_products_of;
+use engram_kernels::{bytes_products_of, planes_products_of};
 
-use super::codec::Coded;
+use super::codec::{Coded, bits_tail};
 use super::graph::Graph;
 use super::rows::Rows;
+
+/// So much of the margin around what its bits say is a row given, before its bytes are looked at: 0.8 standard deviations. All of it finds
+/// the same and takes a third longer; with none of it walks must be wider to find as much.
+const BENEFIT: f32 = 0.25;
 
 /// A set of rows, emptied in the time it took to fill.
 #[derive(Default)]
@@ -59,9 +63,29 @@ pub(super) struct Scratch {
     fresh: Vec<u32>,
     scores: Vec<f32>,
     products: Vec<i32>,
+    ones: Vec<u32>,
 }
 
 impl Scratch {
+    /// If the beam has its `ef` rows: leaves of the fresh ones those that their bits, one line of memory instead of seven, give a fair
+    /// chance to be better than its last.
+    fn sift(&mut self, rows: &Rows, query: &Coded, ef: usize) {
+        let full = self.beam.last().filter(|_| self.beam.len() >= ef);
+        let (Some(bits), Some(last)) = (&rows.bits, full) else { return };
+        let floor = last.score;
+        self.ones.resize(self.fresh.len(), 0);
+        planes_products_of(&query.planes, bits, &self.fresh, &mut self.ones);
+        let mut ones = self.ones.iter();
+        self.fresh.retain(|row| {
+            let (estimate, margin) = query.by_bits(*ones.next().unwrap_or(&0), bits_tail(bits.row(*row as usize)));
+            let stays = estimate + BENEFIT * margin > floor;
+            if stays {
+                rows.prefetch(*row);
+            }
+            stays
+        });
+    }
+
     fn score(&mut self, rows: &Rows, query: &Coded) {
         self.products.resize(self.fresh.len(), 0);
         bytes_products_of(&query.bytes, &rows.bytes, &self.fresh, &mut self.products);
@@ -117,10 +141,11 @@ impl Scratch {
             self.fresh.clear();
             for to in graph.links(row, level) {
                 if self.visited.add(to) {
-                    rows.prefetch(to);
+                    rows.prefetch_code(to, self.beam.len() >= ef);
                     self.fresh.push(to);
                 }
             }
+            self.sift(rows, query, ef);
             self.score(rows, query);
             for i in 0..self.fresh.len() {
                 let at = self.meet(self.scores[i], self.fresh[i], ef);
@@ -132,16 +157,17 @@ impl Scratch {
         }
     }
 
-    /// The `most` best of some rows.
+    /// The `most` best of some rows; of those only that may be better than the last of a beam as wide as `ef`, if a walk has filled it.
     pub(super) fn best(
         &mut self,
         rows: &Rows,
         query: &Coded,
         of: &[u32],
-        most: usize,
+        (most, ef): (usize, usize),
     ) -> impl Iterator<Item = u32> + '_ {
         self.fresh.clear();
         self.fresh.extend_from_slice(of);
+        self.sift(rows, query, ef);
         self.score(rows, query);
         self.beam.clear();
         for i in 0..self.fresh.len() {

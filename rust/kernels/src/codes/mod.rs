@@ -16,7 +16,9 @@ pub use blocks::{
     BLOCK, BLOCK_BITS_MAX, BLOCK_FACTORS, blocks_limits, blocks_products, blocks_products_at, table, transpose,
 };
 pub use encode::{Coded, encode, encode_at, planes, planes_at};
-pub use product::{bytes_products, bytes_products_at, bytes_products_of, planes_products, planes_products_at};
+pub use product::{
+    bytes_products, bytes_products_at, bytes_products_of, planes_products, planes_products_at, planes_products_of,
+};
 pub use rotate::Rotation;
 
 /// Coordinates of a padded vector come in multiples of this: a word of bits.

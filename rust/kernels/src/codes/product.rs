@@ -126,8 +126,17 @@ pub fn planes_products_at(level: Level, planes: &[u64], rows: &[u64], out: &mut 
     counted(level, planes, &Run(rows, words), out);
 }
 
+/// [`planes_products`] with rows picked from an arena.
+///
+/// # Panics
+/// As [`planes_products`], or if a row is not there.
+pub fn planes_products_of(planes: &[u64], rows: &Arena<u64>, picked: &[u32], out: &mut [u32]) {
+    assert!(picked.len() == out.len() && rows.stride() * PLANES >= planes.len(), "rows picked, and their products");
+    counted(level(), planes, &Picked(rows, picked), out);
+}
+
 #[inline]
-fn counted(level: Level, planes: &[u64], rows: &Run<'_, u64>, out: &mut [u32]) {
+fn counted(level: Level, planes: &[u64], rows: &impl Rows<u64>, out: &mut [u32]) {
     assert!(level.is_available() && planes.len() <= PLANES << 14, "{} words at level {level}", planes.len());
     match level {
         // SAFETY: asserted above.
