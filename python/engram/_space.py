@@ -317,8 +317,12 @@ class Space(Reads):
             As for `observe`.
         """
         known = None if acknowledged is None else whole("acknowledged", acknowledged, 0, 2**63 - 1)
-        core = self._core.session(priority, resume, known, self._timeout_ms("wait", timeout))
-        return Session(core, self)
+        return Session(self._core.session(priority, resume, known, self._timeout_ms("wait", timeout)), self)
+
+    def _claimed(self, claim: tuple[int, bool], priority: str, resume: str | None, acknowledged: int | None) -> Session:
+        """`session`, for a peer: `claim` is a number that it drew for itself, and whether it comes back by itself."""
+        timeout_ms = self._timeout_ms("wait", None)
+        return Session(self._core.session(priority, resume, acknowledged, timeout_ms, claim), self)
 
     def set_quota(self, *, memories: int | None = None, bytes: int | None = None) -> None:
         """Limit what the space may hold; durable when it returns. What it holds already stays.

@@ -4,7 +4,7 @@
 
 use engram_core::env::{MemoryFiles, Output, Port, Scheduler, Task};
 use engram_core::queue::{Depth, Gauge, Lane, Level, Pool, Turn};
-use engram_core::session::{Priority, SequenceRun, Session, SessionState, Stamp, Window};
+use engram_core::session::{Claim, Priority, SequenceRun, Session, SessionState, Stamp, Window};
 use engram_core::store::{Deaths, Watermark};
 use engram_core::types::{Generation, SessionId};
 use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -342,7 +342,7 @@ fn a_section_keeps_the_stream_whole() {
     model.preemption_bound = Some(3);
     model.check(|| {
         let session = Session::<u64>::new(SessionId(1), Priority::Normal, String::new(), 0, Window::default(), 0);
-        session.section().attach();
+        session.section().attach(Claim::default());
         session.section().state = SessionState::Active;
         let (session, lane) = (Arc::new(session), Arc::new(Lane::<Stamp, 1>::default()));
         let speaker = {
@@ -369,7 +369,7 @@ fn a_section_keeps_the_stream_whole() {
             }
         };
         serve(false);
-        session.section().attach();
+        session.section().attach(Claim::default());
         serve(true);
         speaker.join().unwrap();
         serve(true);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::{Rig, tiny};
 use engram_core::engine::{Hears, Reading};
 use engram_core::queue::{Committed, Level, Ticket};
-use engram_core::session::Priority;
+use engram_core::session::{Claim, Priority};
 use engram_core::types::{Config, Durability};
 
 const LIMIT: u64 = 1_000;
@@ -78,7 +78,7 @@ fn attached_sessions_hear_of_levels() {
     let mut source = Source::new(Config { queue_age_ms_max: 1_000, ..config() });
     let core = Arc::clone(&source.rig.core);
     let space = core.space("a").unwrap();
-    let (speaker, ticket) = core.submit_open(&space, Priority::Normal, "").unwrap().unwrap();
+    let (speaker, ticket) = core.submit_open(&space, Priority::Normal, "", Claim::default()).unwrap().unwrap();
     source.rig.turns(20);
     let epoch = ticket.outcome().unwrap().unwrap().epoch;
     core.listen(&space, &speaker, epoch, Hears::Frames).unwrap();
@@ -107,7 +107,8 @@ fn attached_sessions_hear_of_levels() {
     source.rig.clock.advance_micros(99_000);
     core.step_maintenance();
     assert!(says(&heard(), "NORMAL"));
-    let (_, ticket) = core.submit_attach(&space, &core.token(&space, speaker.id), "", None).unwrap().unwrap();
+    let (_, ticket) =
+        core.submit_attach(&space, &core.token(&space, speaker.id), "", None, Claim::default()).unwrap().unwrap();
     source.rig.turns(20);
     assert!(ticket.outcome().unwrap().is_ok() && core.listen(&space, &speaker, epoch, Hears::Frames).is_err());
     while source.depth() < LIMIT / 2 {
@@ -365,7 +366,7 @@ fn what_all_hold_is_felt_by_its_largest_holder() {
     let core = Arc::clone(&source.rig.core);
     let [large, small] = ["a", "b"].map(|name| core.space(name).unwrap());
     let speaker_of = |space| {
-        let (speaker, ticket) = core.submit_open(space, Priority::Normal, "").unwrap().unwrap();
+        let (speaker, ticket) = core.submit_open(space, Priority::Normal, "", Claim::default()).unwrap().unwrap();
         source.rig.turns(20);
         (speaker, ticket.outcome().unwrap().unwrap().epoch)
     };
@@ -408,7 +409,7 @@ fn a_refused_frame_hears_of_room_when_there_is_enough_for_it() {
     let mut source = Source::new(config());
     let core = Arc::clone(&source.rig.core);
     let space = core.space("a").unwrap();
-    let (speaker, ticket) = core.submit_open(&space, Priority::Normal, "").unwrap().unwrap();
+    let (speaker, ticket) = core.submit_open(&space, Priority::Normal, "", Claim::default()).unwrap().unwrap();
     source.rig.turns(20);
     let epoch = ticket.outcome().unwrap().unwrap().epoch;
     while source.depth() < LIMIT * 93 / 100 {

@@ -12,7 +12,7 @@ use engram_core::env::{Action, Files, MemoryFiles, Operation, Rule};
 use engram_core::error::Error;
 use engram_core::queue::{Committed, Ticket};
 use engram_core::records::{Filter, Value};
-use engram_core::session::Priority;
+use engram_core::session::{Claim, Priority};
 use engram_core::store::Wanted;
 use engram_core::types::{Config, Durability, Generation};
 
@@ -239,7 +239,7 @@ fn a_session_goes_on() {
     let rig = rig();
     rig.create("s", Durability::Sync);
     let space = rig.core.space("s").unwrap();
-    let (speaker, ticket) = rig.core.submit_open(&space, Priority::Normal, "").unwrap().unwrap();
+    let (speaker, ticket) = rig.core.submit_open(&space, Priority::Normal, "", Claim::default()).unwrap().unwrap();
     rig.turns(20);
     let epoch = ticket.outcome().unwrap().unwrap().epoch;
     poison(&rig, 2, u64::MAX, Action::Panic);

@@ -6,7 +6,7 @@ mod common;
 use common::{Oracle, Rig, Sim, tiny};
 use engram_core::engine::{AsOf, Core, Reading, Speech};
 use engram_core::env::{Action, MemoryFiles, Operation, Rule, Site};
-use engram_core::session::Priority;
+use engram_core::session::{Claim, Priority};
 use engram_core::store::Wanted;
 use engram_core::types::{Config, Durability, Generation};
 
@@ -54,31 +54,38 @@ fn a_hot_space_takes_turns() {
     assert_eq!((rig.core.process_queue.bytes(), rig.core.space("hot").unwrap().depth.observations()), (0, 0));
 }
 
-/// D1, D8: each mode is answered when it has what it promises, and not before it can be read.
+/// D1, D8: each mode is answered when it has what it promises, and not before it can be read. G2: here the later in the log finishes
+/// before the earlier, in a log whose order is not changed by it.
 #[test]
 fn modes_are_answered_in_their_time() {
     let rig = Rig::new(Config { partitions: 1, ..tiny() });
-    for (name, mode) in [("m", Durability::Memory), ("o", Durability::Os), ("s", Durability::Sync)] {
+    let modes = [("s", Durability::Sync), ("o", Durability::Os), ("m", Durability::Memory)];
+    for (name, mode) in modes {
         rig.create(name, mode);
         rig.observe(name, &[1]).unwrap();
     }
     rig.turns(100);
-    let tickets: Vec<_> = ["m", "o", "s"].iter().map(|n| rig.push(n, &[2]).unwrap()).collect();
+    let batches = [("s", [71, 72]), ("o", [81, 82]), ("m", [91, 92])];
+    let tickets: Vec<_> = batches.iter().map(|(n, uids)| rig.push(n, uids).unwrap()).collect();
     let answered = || -> Vec<bool> { tickets.iter().map(|t| t.outcome().is_some()).collect() };
+    let counts = || batches.map(|(n, _)| rig.core.count(&rig.core.space(n).unwrap(), Reading::default()).unwrap());
     rig.core.step_partition(0);
-    assert_eq!(answered(), [true, false, false], "submitted");
+    assert_eq!((answered(), counts()), (vec![false, false, true], [1, 1, 3]), "submitted: the last of all is first");
     rig.core.partitions[0].port.run_one();
     rig.core.step_partition(0);
-    assert_eq!(answered(), [true, true, false], "written");
-    assert_eq!(
-        rig.core.count(&rig.core.space("s").unwrap(), Reading::default()).unwrap(),
-        1,
-        "not visible before it is durable"
-    );
+    assert_eq!((answered(), counts()), (vec![false, true, true], [1, 3, 3]), "written");
     rig.core.partitions[0].port.run_one();
     rig.core.step_partition(0);
-    assert_eq!(answered(), [true, true, true], "synced");
-    assert_eq!(rig.core.count(&rig.core.space("s").unwrap(), Reading::default()).unwrap(), 2);
+    assert_eq!((answered(), counts()), (vec![true, true, true], [3, 3, 3]), "synced: the first of all is last");
+    let mut disk = rig.files.state();
+    let paths = disk.paths();
+    let places = [71, 72, 81, 82, 91, 92].map(|uid| {
+        let text = format!("uid {uid} ").into_bytes();
+        let find = |bytes: &mut Vec<u8>| bytes.windows(text.len()).position(|w| w == text);
+        paths.iter().find_map(|path| disk.bytes_mut(path).and_then(find).map(|at| (path, at))).unwrap()
+    });
+    assert!(places.is_sorted(), "{places:?}");
+    assert_eq!(places[0].0, places[5].0, "one segment");
 }
 
 /// D4: a failed sync is final: its partition is poisoned, the others go on, reads go on, and the next start has what was acknowledged.
@@ -253,7 +260,7 @@ fn sessions_expire_by_a_record() {
     rig.create("a", Durability::Sync);
     let space = rig.core.space("a").unwrap();
     let open = || {
-        let (session, ticket) = rig.core.submit_open(&space, Priority::Normal, "").unwrap().unwrap();
+        let (session, ticket) = rig.core.submit_open(&space, Priority::Normal, "", Claim::default()).unwrap().unwrap();
         rig.turns(10);
         (session, ticket.outcome().unwrap().unwrap().epoch)
     };
@@ -273,13 +280,16 @@ fn sessions_expire_by_a_record() {
     assert_eq!(space.sessions.len(), 2, "due, and not yet certain");
     pass(10);
     assert_eq!(space.sessions.all().iter().map(|s| s.id).collect::<Vec<_>>(), [spoken_for.id]);
-    let again = rig.core.submit_attach(&space, &token, "", None);
+    let again = rig.core.submit_attach(&space, &token, "", None, Claim::default());
     assert_eq!(again.err().unwrap().code(), "SESSION_EXPIRED");
     rig.turns(200);
     let next = Rig::over(tiny(), MemoryFiles::with_state(rig.files.state(), 1, true));
     let space = next.core.space("a").unwrap();
     assert_eq!(space.sessions.all().iter().map(|s| s.id).collect::<Vec<_>>(), [spoken_for.id]);
-    assert_eq!(next.core.submit_attach(&space, &token, "", None).err().unwrap().code(), "SESSION_EXPIRED");
+    assert_eq!(
+        next.core.submit_attach(&space, &token, "", None, Claim::default()).err().unwrap().code(),
+        "SESSION_EXPIRED"
+    );
 }
 
 /// S2, D10: what a full disk refuses out of a lane takes nothing, and the session goes on from there when there is room.
@@ -288,7 +298,7 @@ fn a_full_disk_sets_a_session_back() {
     let rig = Rig::new(Config { partitions: 1, ..tiny() });
     rig.create("a", Durability::Sync);
     let space = rig.core.space("a").unwrap();
-    let (session, ticket) = rig.core.submit_open(&space, Priority::Normal, "").unwrap().unwrap();
+    let (session, ticket) = rig.core.submit_open(&space, Priority::Normal, "", Claim::default()).unwrap().unwrap();
     rig.turns(10);
     let epoch = ticket.outcome().unwrap().unwrap().epoch;
     let say = |first: u64, uids: &[u64]| {
@@ -335,7 +345,7 @@ fn priorities_are_served_by_weight() {
     rig.create("a", Durability::Sync);
     let space = rig.core.space("a").unwrap();
     let open = |priority| {
-        let (session, ticket) = rig.core.submit_open(&space, priority, "").unwrap().unwrap();
+        let (session, ticket) = rig.core.submit_open(&space, priority, "", Claim::default()).unwrap().unwrap();
         rig.turns(10);
         (session, ticket.outcome().unwrap().unwrap().epoch)
     };

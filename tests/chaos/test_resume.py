@@ -1,4 +1,7 @@
-"""kill -9 in mid-stream with a writer that resumes: exactly once, in order, duplicates with their own ids (S2–S5)."""
+"""kill -9 in mid-stream with a writer that resumes and forgets (S2–S5, K3).
+
+Exactly once, in order, duplicates with their own ids; what was forgotten is gone for good.
+"""
 
 import os
 import random
@@ -20,6 +23,8 @@ KILLS = int(os.environ.get("ENGRAM_RESUME_KILLS") or (500 if CAMPAIGN else 25))
 def test_a_resuming_writer_has_one_effect_for_each_sequence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = random.Random(7)
     ids: dict[int, int] = {}
+    gone: set[int] = set()
+    asked: set[int] = set()
     again = unknown = 0
     for kill in range(KILLS):
         command = [sys.executable, speaker.__file__, str(tmp_path / "d"), str(tmp_path / "token"), str(kill)]
@@ -33,6 +38,9 @@ def test_a_resuming_writer_has_one_effect_for_each_sequence(tmp_path: Path, caps
             word, first, *told = line.split()
             if not line.endswith("\n"):
                 continue  # cut off by the kill
+            if word in ("forgets", "forgot"):
+                (gone if word == "forgot" else asked).update(speaker.forgotten(int(first), int(told[0])))
+                continue
             for sequence, memory_id in enumerate(map(int, told), int(first)):
                 again += word == "again"
                 unknown += memory_id == 0
@@ -41,13 +49,21 @@ def test_a_resuming_writer_has_one_effect_for_each_sequence(tmp_path: Path, caps
         space = engine.space("s")
         session = space.session(resume=(tmp_path / "token").read_text(), acknowledged=max(ids))
         rows = [(memory.memory_id, memory.text) for memory in space.list()]
-        assert [text for _, text in rows] == [speaker.text(n) for n in range(1, session.committed + 1)]
-        assert all(rows[sequence - 1][0] == memory_id for sequence, memory_id in ids.items())
+        committed = session.committed
+        found = [int(str(text).split()[0]) for _, text in rows]
+        assert [text for _, text in rows] == [speaker.text(n) for n in found]
+        assert found == sorted(set(found))
+        missing = set(range(1, committed + 1)).difference(found)
+        assert gone <= missing <= asked, "a forget happened in part, or to others"
+        by_sequence = dict(zip(found, (memory_id for memory_id, _ in rows), strict=True))
+        assert all(by_sequence.get(sequence, memory_id) == memory_id for sequence, memory_id in ids.items())
     assert engram.verify(tmp_path / "d")["damage"] == []
     # What is asked again lies inside the window: its ids are known.
     assert again > 0
     assert unknown == 0
+    assert gone
     with capsys.disabled():
         print(
-            f"\n{KILLS} kills, {len(rows):,} sequences, {len(ids):,} told, {again:,} asked again, 0 other ids, 0 holes"
+            f"\n{KILLS} kills, {committed:,} sequences, {len(ids):,} told, {again:,} asked again, 0 other ids, "
+            f"{len(missing):,} forgotten, {len(missing - gone)} of them untold, 0 other holes"
         )

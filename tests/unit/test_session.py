@@ -214,15 +214,16 @@ def test_threads_take_turns_and_sessions_are_apart(space: engram.Space) -> None:
 def test_limits_of_sessions(tmp_path: Path) -> None:
     limits = {"sessions_attached_max": 2, "sessions_kept_max": 3}
     with engram.open(tmp_path / "d", limits=limits) as engine:
-        space = engine.space("s", dim=1)
-        first, second = space.session(), space.session()
-        with pytest.raises(engram.TooLarge, match="attached"):
-            space.session()
+        space, other = engine.space("s", dim=1), engine.space("other", dim=1)
+        first, second = space.session(), other.session()
+        for full in (space, other):
+            with pytest.raises(engram.TooLarge, match="2 sessions are attached"):
+                full.session()
         first.detach()
         third = space.session()
         second.detach()
-        with pytest.raises(engram.TooLarge, match="keeps 3"):
-            space.session()
+        with pytest.raises(engram.TooLarge, match="3 sessions are kept"):
+            other.session()
         third.close()
         assert space.session().state == "ACTIVE"
 

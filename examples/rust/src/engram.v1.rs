@@ -177,6 +177,12 @@ pub struct Open {
     /// Tell of what is absorbed, too.
     #[prost(bool, tag = "5")]
     pub absorbed: bool,
+    /// A number that the client drew for this session; 0 = none.
+    #[prost(fixed64, tag = "6")]
+    pub speaker: u64,
+    /// The same speaker comes back by itself, having lost its connection: FENCED if another was given the session meanwhile.
+    #[prost(bool, tag = "7")]
+    pub again: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Pause {}

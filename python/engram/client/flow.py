@@ -14,9 +14,9 @@ import errno
 import itertools
 import logging
 import random
+import secrets
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -27,10 +27,10 @@ from engram._exceptions import (
     Overloaded,
     Paused,
     Timeout,
-    TooLarge,
     Unavailable,
     from_core,
 )
+from engram.client.frames import Sent, frame_message
 from engram.client.link import NAME, Link, again, error_of
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
@@ -39,63 +39,12 @@ FRAMES_MAX = 256  # in flight: what the server keeps ids of
 _BACKOFF_SECONDS = (0.05, 2.0)
 _PROBE_SECONDS = 0.25  # with a closed window and nothing in flight one frame asks anew
 _OPEN_SECONDS = 30.0
-_BESIDE = 1_024  # bytes of a message that carries a frame
 
 _TRANSIENT = (Unavailable, Timeout, Overloaded, DiskFull)
 _OF_AN_ITEM = ("INVALID_ARGUMENT", "TOO_LARGE")
 _ids = itertools.count(1)
 
 log = logging.getLogger("engram")
-
-
-@dataclass(slots=True, eq=False)
-class Sent:
-    """A frame, until it is acknowledged.
-
-    Attributes
-    ----------
-    runs : list of (sequence, count, first generation)
-        Acknowledged so far; generation 0: the id is not kept.
-    rejected : list of (sequence, reason)
-        Items that hold nothing.
-    """
-
-    first: int
-    count: int
-    data: bytes
-    gives_up_at: float | None = None  # a time of the loop: a refusal after it is final
-    future: asyncio.Future[Sent] | None = None
-    runs: list[tuple[int, int, int]] = field(default_factory=list)
-    rejected: list[tuple[int, str]] = field(default_factory=list)
-    duplicates: int = 0
-
-    @property
-    def last(self) -> int:
-        """Its last sequence."""
-        return self.first + self.count - 1
-
-
-def frame_message(first: int, frame: bytes) -> bytes:
-    """Return an `ObserveRequest` with the frame and its first sequence, which stands in front."""
-    head = b"\x08" + varint(first)
-    return b"".join((b"\x12", varint(len(head) + len(frame)), head, frame))
-
-
-def fits(frame: bytes, message_bytes_max: int) -> None:
-    """Complain of a frame that no message can carry."""
-    if len(frame) + _BESIDE > message_bytes_max:
-        text = f"a batch of {len(frame)} bytes; the server takes messages of {message_bytes_max}"
-        raise TooLarge(text, field="batch", index=None)
-
-
-def varint(value: int) -> bytes:
-    """Return a number as protobuf writes it."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 class Flow:
@@ -105,6 +54,7 @@ class Flow:
         self.link = link
         self.id = next(_ids)
         self._asked = asked
+        self._asked.speaker = secrets.randbits(64) | 1
         self._reconnect_seconds = reconnect_seconds
         self.token = asked.token
         self.state = "ACTIVE"
@@ -147,6 +97,7 @@ class Flow:
         asked.CopyFrom(self._asked)
         if self.token:
             asked.token = self.token
+            asked.again = self.opened.token != ""  # else it was asked for, and takes the session from whoever has it
             if self.reconnects or self.committed:
                 asked.acknowledged = self.committed
         try:

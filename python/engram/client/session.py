@@ -10,7 +10,8 @@ from typing import Any
 from engram._convert import Arguments
 from engram._engine import encode_frame
 from engram._exceptions import InvalidArgument, Paused, SequenceGap, Timeout
-from engram.client.flow import Flow, Sent, fits
+from engram.client.flow import Flow
+from engram.client.frames import Sent, fits
 from engram.client.link import Link
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb

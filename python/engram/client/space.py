@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engram._convert import Arguments
 from engram._engine import encode_frame
 from engram._reads import At, How
-from engram.client.flow import fits
+from engram.client.frames import fits
 from engram.client.link import SECONDS, Link, again
 from engram.client.memory import RemoteMemory
 from engram.client.session import Levels, RemoteSession

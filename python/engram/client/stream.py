@@ -14,7 +14,8 @@ import numpy as np
 from engram._convert import Arguments, Columns, Metadata, Time, Vectors, one_row
 from engram._engine import encode_frame
 from engram._exceptions import Closed, EngramError, SessionExpired, Timeout
-from engram.client.flow import Flow, Sent, fits
+from engram.client.flow import Flow
+from engram.client.frames import Sent, fits
 from engram.client.link import Link, again
 from engram.v1 import service_pb2 as pb
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from engram._exceptions import EngramError, Fenced, InvalidArgument, Overloaded, Unavailable
 from engram._session import Session
@@ -174,10 +173,12 @@ class Connection:
     async def open(cls, service: Service, asked: pb.Open) -> Connection:
         """Begin with what the peer asked for. Raises what `Space.session` does."""
         space, hub = service.engine.space(asked.space), service.hub
-        given: dict[str, Any] = {"priority": asked.priority or "normal", "resume": asked.token or None}
-        if asked.HasField("acknowledged"):
-            given["acknowledged"] = asked.acknowledged
-        session = await service.on_pool("write", partial(space.session, **given))
+        if asked.again and not asked.speaker:
+            raise InvalidArgument("`again` goes with the `speaker` that spoke before", field="speaker", index=None)
+        acknowledged = asked.acknowledged if asked.HasField("acknowledged") else None
+        claim, priority, token = (asked.speaker, asked.again), asked.priority or "normal", asked.token or None
+        attach = partial(service.on_pool, "write", partial(space._claimed, claim, priority, token, acknowledged))
+        session = await (hub.attach(asked.token, attach) if asked.token else attach())
         if session.state == "FENCED":
             raise Fenced("another speaker has attached meanwhile")
         self = cls(service, hub, session)

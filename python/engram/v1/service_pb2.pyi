@@ -24,18 +24,22 @@ class ObserveRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., frame: _Optional[_Union[_frame_pb2.Frame, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("space", "priority", "token", "acknowledged", "absorbed")
+    __slots__ = ("space", "priority", "token", "acknowledged", "absorbed", "speaker", "again")
     SPACE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     ABSORBED_FIELD_NUMBER: _ClassVar[int]
+    SPEAKER_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     space: str
     priority: str
     token: str
     acknowledged: int
     absorbed: bool
-    def __init__(self, space: _Optional[str] = ..., priority: _Optional[str] = ..., token: _Optional[str] = ..., acknowledged: _Optional[int] = ..., absorbed: bool = ...) -> None: ...
+    speaker: int
+    again: bool
+    def __init__(self, space: _Optional[str] = ..., priority: _Optional[str] = ..., token: _Optional[str] = ..., acknowledged: _Optional[int] = ..., absorbed: bool = ..., speaker: _Optional[int] = ..., again: bool = ...) -> None: ...
 
 class Pause(_message.Message):
     __slots__ = ()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use engram_core::engine::TakeUp;
 use engram_core::error::Error;
-use engram_core::session::Priority;
+use engram_core::session::{Claim, Priority};
 use engram_core::store::{self, Wanted};
 use engram_core::types::{FORGET_IDS_MAX, Generation, Quota};
 use engram_core::wal::{Quarantined, quarantine_path};
@@ -86,8 +86,9 @@ impl Space {
         self.put(py, frame.to_vec(), timeout_ms)
     }
 
-    /// A new session, or the one of a token: with it, the last sequence its speaker knows to be acknowledged.
-    #[pyo3(signature = (priority, resume, acknowledged, timeout_ms))]
+    /// A new session, or the one of a token: with it, the last sequence its speaker knows to be acknowledged. `claim`: a number that
+    /// the speaker drew for itself, and whether it comes back by itself: then it must not take the session from another.
+    #[pyo3(signature = (priority, resume, acknowledged, timeout_ms, claim = None))]
     fn session(
         &self,
         py: Python<'_>,
@@ -95,8 +96,10 @@ impl Space {
         resume: Option<String>,
         acknowledged: Option<u64>,
         timeout_ms: u64,
+        claim: Option<(u64, bool)>,
     ) -> PyResult<Session> {
         let engine = self.shared.engine()?;
+        let claim = claim.map_or_else(Claim::default, |(speaker, again)| Claim { speaker, again });
         let priority = Priority::parse(priority).or_raise()?;
         let signals = Signals::default();
         let taken = py.detach(|| {
@@ -104,7 +107,7 @@ impl Space {
                 Some(token) => TakeUp::Attach(token, acknowledged),
                 None => TakeUp::Open(priority),
             };
-            engine.take_up(&self.inner, &how, "", timeout_ms, &|| signals.look())
+            engine.take_up(&self.inner, (&how, claim), "", timeout_ms, &|| signals.look())
         });
         let (inner, attached) = signals.raise(taken)?;
         Ok(Session { shared: Arc::clone(&self.shared), space: Arc::clone(&self.inner), inner, epoch: attached.epoch })

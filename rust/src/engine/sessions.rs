@@ -8,7 +8,7 @@ use super::levels::Hears;
 use crate::error::Error;
 use crate::queue::{Committed, Level, Reply, Ticket};
 use crate::records::{AckRun, FrameView, check_frame, check_items, encode_absorbed, encode_fault, encode_pressure};
-use crate::session::{Known, Priority, Session, SessionState, Token, Window};
+use crate::session::{Claim, Known, Priority, Session, SessionState, Token, Window};
 use crate::store::{Attached, Order, Piece, Space, Speaker, permits};
 use crate::types::{Config, Durability, Generation, Metric, SessionId};
 use crate::wal::quarantined_with;
@@ -74,10 +74,12 @@ impl Core {
         space: &Arc<Space>,
         priority: Priority,
         principal: &str,
+        claim: Claim,
     ) -> Result<Option<(Arc<Speaker>, Arc<Ticket<Attached>>)>, Error> {
-        self.may_attach(space)?;
-        if space.sessions.len() as u64 >= self.config.sessions_kept_max {
-            let message = format!("the space keeps {} sessions, the limit", self.config.sessions_kept_max);
+        self.may_attach()?;
+        let max = self.config.sessions_kept_max;
+        if self.sessions_kept() >= max {
+            let message = format!("{max} sessions are kept, the limit; close some, or wait until they expire");
             return Err(Error::TooLarge { field: "sessions", index: None, message });
         }
         let id = loop {
@@ -89,7 +91,7 @@ impl Core {
         let session = Arc::new(Session::new(id, priority, principal.to_owned(), 0, Window::default(), 0));
         let ticket = Arc::new(Ticket::default());
         let reply = Reply::new(Arc::clone(&ticket));
-        let order = Order::Open { session: Arc::clone(&session), reply };
+        let order = Order::Open { session: Arc::clone(&session), claim, reply };
         Ok(self.order(space, order)?.is_none().then_some((session, ticket)))
     }
 
@@ -100,6 +102,7 @@ impl Core {
         token: &str,
         principal: &str,
         acknowledged: Option<u64>,
+        claim: Claim,
     ) -> Result<Option<(Arc<Speaker>, Arc<Ticket<Attached>>)>, Error> {
         let token = Token::verify(token, &self.key)?;
         if token.space != space.options.id {
@@ -122,18 +125,24 @@ impl Core {
         let detached = section.state == SessionState::Detached;
         drop(section);
         if detached {
-            self.may_attach(space)?;
+            self.may_attach()?;
         }
         let ticket = Arc::new(Ticket::default());
         let reply = Reply::new(Arc::clone(&ticket));
-        let order = Order::Attach { session: Arc::clone(&session), acknowledged, reply };
+        let order = Order::Attach { session: Arc::clone(&session), claim, acknowledged, reply };
         Ok(self.order(space, order)?.is_none().then_some((session, ticket)))
     }
 
-    fn may_attach(&self, space: &Space) -> Result<(), Error> {
+    fn sessions_kept(&self) -> u64 {
+        self.spaces.all().iter().map(|s| s.sessions.len() as u64).sum()
+    }
+
+    fn may_attach(&self) -> Result<(), Error> {
         let max = self.config.sessions_attached_max;
-        if space.sessions.attached() as u64 >= max {
-            let message = format!("the space has {max} attached sessions, the limit; close some, or wait");
+        // They are counted one by one only if there can be too many.
+        let attached = || self.spaces.all().iter().map(|s| s.sessions.attached() as u64).sum::<u64>();
+        if self.sessions_kept() >= max && attached() >= max {
+            let message = format!("{max} sessions are attached, the limit; close some, or wait");
             return Err(Error::TooLarge { field: "sessions", index: None, message });
         }
         Ok(())

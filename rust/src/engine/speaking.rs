@@ -9,7 +9,7 @@ use super::workers::{Engine, Pulse, SLICE};
 use crate::env::Task;
 use crate::error::Error;
 use crate::queue::{Committed, Ticket};
-use crate::session::Priority;
+use crate::session::{Claim, Priority};
 use crate::store::{Attached, Space, Speaker, Wanted};
 use crate::types::Generation;
 
@@ -133,14 +133,16 @@ impl Engine {
     pub fn take_up(
         &self,
         space: &Arc<Space>,
-        how: &TakeUp<'_>,
+        (how, claim): (&TakeUp<'_>, Claim),
         principal: &str,
         timeout_ms: u64,
         pulse: Pulse<'_>,
     ) -> Result<(Arc<Speaker>, Attached), Error> {
         let order = || match how {
-            TakeUp::Open(priority) => self.core.submit_open(space, *priority, principal),
-            TakeUp::Attach(token, acknowledged) => self.core.submit_attach(space, token, principal, *acknowledged),
+            TakeUp::Open(priority) => self.core.submit_open(space, *priority, principal, claim),
+            TakeUp::Attach(token, acknowledged) => {
+                self.core.submit_attach(space, token, principal, *acknowledged, claim)
+            }
         };
         let (session, ticket) = self.ordered(space, timeout_ms, pulse, order)?;
         match self.wait(&ticket, pulse) {

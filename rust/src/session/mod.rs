@@ -12,7 +12,7 @@ mod token;
 mod window;
 
 pub use guard::ExpiryGuard;
-pub use section::{Placed, Priority, Section, Session, SessionState, Stamp};
+pub use section::{Claim, Placed, Priority, Section, Session, SessionState, Stamp};
 pub use table::Sessions;
 pub use token::Token;
 pub use window::{Known, SequenceRun, Window};

@@ -86,6 +86,13 @@ pub struct Placed {
     pub fresh: u64,
 }
 
+/// Who attaches: a number that a speaker drew for itself, 0 for one that did not; and whether it spoke before and comes back by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    pub speaker: u64,
+    pub again: bool,
+}
+
 struct Join<W> {
     last: u64,
     waiter: W,
@@ -101,6 +108,8 @@ pub struct Section<W> {
     /// After an error in a pipeline: frames that begin elsewhere are discarded.
     expected: Option<u64>,
     joins: Vec<Join<W>>,
+    /// Who attached last, as far as this run knows.
+    speaker: Option<u64>,
     /// Its speaker sends frames, and hears of levels.
     listens: bool,
     /// Observations and bytes that found no room, until its speaker is told that there is some.
@@ -128,6 +137,7 @@ impl<W> Session<W> {
             window,
             expected: None,
             joins: Vec::new(),
+            speaker: None,
             listens: false,
             refused: None,
             used_at,
@@ -252,9 +262,16 @@ impl<W> Section<W> {
         std::mem::take(&mut self.joins).into_iter().map(|j| j.waiter).collect()
     }
 
+    /// Who comes back by itself must not take the session from whoever was given it meanwhile (S4).
+    pub fn admits(&self, claim: Claim) -> Result<(), Error> {
+        let other = self.speaker.is_some_and(|last| last != claim.speaker);
+        if claim.again && other { Err(Error::Fenced) } else { Ok(()) }
+    }
+
     /// A new speaker: the older one's frames that are not numbered do not count (S4). Returns its epoch, and who joined them.
-    pub fn attach(&mut self) -> (u64, Vec<W>) {
+    pub fn attach(&mut self, claim: Claim) -> (u64, Vec<W>) {
         self.epoch += 1;
+        self.speaker = Some(claim.speaker);
         self.round = 0;
         self.admitted = self.numbered;
         self.expected = None;
@@ -288,7 +305,7 @@ mod tests {
 
     fn session() -> Session<u32> {
         let session = Session::new(SessionId(9), Priority::Normal, String::new(), 0, Window::default(), 0);
-        session.section().attach();
+        session.section().attach(Claim::default());
         session.section().state = SessionState::Active;
         session
     }
@@ -342,7 +359,7 @@ mod tests {
         s.number(2);
         s.join(2, 1);
         s.join(4, 2);
-        let (epoch, left) = s.attach();
+        let (epoch, left) = s.attach(Claim::default());
         assert_eq!((epoch, left, s.admitted()), (2, vec![2], 2));
         assert_eq!((s.counts(a).unwrap_err().code(), s.counts(b).unwrap_err().code()), ("FENCED", "FENCED"));
         assert_eq!(s.place(1, Some(3), 1).unwrap_err().code(), "FENCED");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::queue::{Committed, Reply};
 use crate::records::{Checked, Filter};
-use crate::session::{Session, Stamp};
+use crate::session::{Claim, Session, Stamp};
 use crate::types::Generation;
 
 /// A session of a space; who waits for something of it under way holds a reply.
@@ -98,11 +98,13 @@ pub enum Order {
     /// A session that nobody knows yet.
     Open {
         session: Arc<Speaker>,
+        claim: Claim,
         reply: Reply<Attached>,
     },
     /// The last sequence its speaker was acknowledged, if it says so.
     Attach {
         session: Arc<Speaker>,
+        claim: Claim,
         acknowledged: Option<u64>,
         reply: Reply<Attached>,
     },

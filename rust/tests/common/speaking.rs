@@ -5,7 +5,7 @@ use std::sync::Arc;
 use engram_core::engine::Speech;
 use engram_core::error::Error;
 use engram_core::queue::{Committed, Ticket};
-use engram_core::session::Priority;
+use engram_core::session::{Claim, Priority};
 use engram_core::store::{Attached, Space, Speaker};
 
 use super::{Event, SessionModel, Sim, below, frame, uid_of};
@@ -64,7 +64,7 @@ impl Sim {
         let Some(space) = self.live() else { return };
         let core = self.core();
         let at = core.spaces.get(self.oracle.spaces[space].id.unwrap()).unwrap();
-        if let Ok(Some((speaker, ticket))) = core.submit_open(&at, Priority::Normal, "p") {
+        if let Ok(Some((speaker, ticket))) = core.submit_open(&at, Priority::Normal, "p", Claim::default()) {
             let token = core.token(&at, speaker.id);
             let session = self.oracle.sessions.len();
             self.oracle.sessions.push(SessionModel { space, id: speaker.id, token, opened: false, told: Vec::new() });
@@ -76,7 +76,8 @@ impl Sim {
     fn attach(&mut self, session: usize, space: &Arc<Space>) {
         let model = &self.oracle.sessions[session];
         if model.opened
-            && let Ok(Some((speaker, ticket))) = self.core().submit_attach(space, &model.token, "p", Some(0))
+            && let Ok(Some((speaker, ticket))) =
+                self.core().submit_attach(space, &model.token, "p", Some(0), Claim::default())
         {
             self.speaking.attaching.push((session, speaker, ticket));
         }

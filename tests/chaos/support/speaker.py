@@ -2,7 +2,9 @@
 
     python speaker.py DIRECTORY TOKEN_FILE SEED
 
-It prints a line for each thing it is told: `told FIRST ID ID …`, `again FIRST ID ID …`. It is killed at any moment.
+Now and then it forgets some of what it said, by an id or by a condition. It prints a line for each thing it is told:
+`told FIRST ID ID …`, `again FIRST ID ID …`, `forgot FIRST LAST`, and `forgets FIRST LAST` before it asks (those of the
+sequences are meant that `forgotten` names). It is killed at any moment.
 """
 
 import random
@@ -24,6 +26,21 @@ LIMITS = {
 
 def text(sequence: int) -> str:
     return f"{sequence} " + "." * (sequence * 7 % 200)
+
+
+def forgotten(first: int, last: int) -> list[int]:
+    """Return the sequences that a forget of these means."""
+    return [first] if first == last else [n for n in range(first, last + 1) if n % 3 == 0]
+
+
+def forget(space: engram.Space, first: int, last: int, memory_id: int) -> None:
+    """Forget them: the one by its id, more by a condition."""
+    tell("forgets", first, [last])
+    if first == last:
+        space.forget(memory_id)
+    else:
+        space.forget(where={"third": True, "n": {"$gte": first, "$lte": last}})
+    tell("forgot", first, [last])
 
 
 def tell(word: str, first: int, ids: list[int]) -> None:
@@ -52,8 +69,13 @@ def main(directory: str, token_file: str, seed: int) -> None:
             first = max(1, committed + 1 - rng.choice((0, 0, 0, 3)))
             count = rng.choice((1, 5, 40))
             word = "told"
-        ids = session.observe_batch(texts=[text(first + n) for n in range(count)], sequence=first).memory_ids.tolist()
+        said = range(first, first + count)
+        metadata = [{"n": n, "third": n % 3 == 0} for n in said]
+        texts = [text(n) for n in said]
+        ids = session.observe_batch(texts=texts, metadata=metadata, sequence=first).memory_ids.tolist()
         tell(word, first, ids)
+        if rng.random() < 0.1:
+            forget(space, first, rng.choice((first, first + count - 1)), ids[0])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """The observing stream, said by hand: what a client may say, and what it hears (S1 to S8 over the wire)."""
 
 import itertools
+import random
+import threading
 import time
+from typing import Any
 
 import grpc
 import pytest
 
 import engram
+from engram.chaos.faults import Lost, Proxy
 from engram.server import Server
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
@@ -156,6 +160,89 @@ def test_a_token_goes_on_and_fences_whoever_spoke_before(channel: grpc.Channel, 
     assert len(space) == 5
     older.cancel()
     newer.cancel()
+
+
+def test_who_comes_back_does_not_fence_whoever_was_given_the_session(
+    channel: grpc.Channel, server: Server, space: engram.Space
+) -> None:
+    """S4: its connection was lost, so nothing told it. Found over a lossy wire."""
+    older = Stream(channel, space=space.name, speaker=7)
+    token = older.opened.token
+
+    def comes_back(speaker: int) -> str:
+        stream = Stream(channel)
+        stream.say(open=pb.Open(space=space.name, token=token, speaker=speaker, again=True))
+        message = stream.next()
+        stream.cancel()
+        return reason(message) if isinstance(message, grpc.RpcError) else str(message.WhichOneof("what"))
+
+    assert comes_back(7) == "opened"
+    newer = Stream(channel, space=space.name, token=token, speaker=8)
+    assert comes_back(7) == "FENCED"
+    newer.frame(1, 3)
+    assert newer.acknowledged(3)
+    assert comes_back(8) == "opened"
+    session = space.session(resume=token)  # of this process: it drew none
+    assert [comes_back(7), comes_back(8)] == ["FENCED"] * 2
+    assert session.observe("four").memory_id == 4
+    assert comes_back(0) == "INVALID_ARGUMENT"
+    for stream in (older, newer):
+        stream.cancel()
+
+
+def test_a_client_that_comes_back_is_fenced(server: Server, space: engram.Space) -> None:
+    """S4: the same of clients. One loses its connection; before it is back another is given its session."""
+
+    class Down:
+        now = False
+
+        def pause(self, draw: random.Random, size: int) -> float:
+            if self.now:
+                raise Lost
+            return 0.0
+
+    down = Down()
+    with Proxy(server.url, [down]) as proxy, engram.connect(proxy.url) as lost, engram.connect(server.url) as given:
+        older = lost.space(space.name).session()
+        older.observe("one")
+        down.now = True  # not even that it is fenced is heard
+        newer = given.space(space.name).session(resume=older.token)
+        assert newer.observe("two").memory_id == 2
+        down.now = False
+        with pytest.raises(engram.Fenced):
+            older.observe("three")
+        assert newer.observe("three").memory_id == 3
+        assert (older.state, newer.state) == ("FENCED", "ACTIVE")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_last_attempt_is_not_fenced_by_one_before(
+    server: Server, channel: grpc.Channel, space: engram.Space, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """A peer that lost its connection asks again, and the server is still at its older attempt."""
+    first = Stream(channel, space=space.name)
+    attach, slow = engram.Space._claimed, threading.Event()
+
+    def late(self: engram.Space, *asked: Any) -> Any:
+        if not slow.is_set():
+            slow.set()
+            time.sleep(0.4)
+        return attach(self, *asked)
+
+    monkeypatch.setattr(engram.Space, "_claimed", late)
+    older, newer = Stream(channel), Stream(channel)
+    older.say(open=pb.Open(space=space.name, token=first.opened.token))
+    assert slow.wait(10)
+    newer.say(open=pb.Open(space=space.name, token=first.opened.token))
+    if gone:
+        older.cancel()
+    else:
+        assert reason(older.error()) == "FENCED"
+    assert newer.hear("opened").committed == 0
+    newer.frame(1, 3)
+    assert newer.acknowledged(3)
+    for stream in (first, older, newer):
+        stream.cancel()
 
 
 def test_acknowledged_beyond_committed_is_data_loss(channel: grpc.Channel, space: engram.Space) -> None:

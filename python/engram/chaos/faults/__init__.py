@@ -3,6 +3,6 @@
 from engram.chaos.faults.burst import Burst
 from engram.chaos.faults.delay import Delay
 from engram.chaos.faults.proxy import Fault, Proxy
-from engram.chaos.faults.reset import Reset
+from engram.chaos.faults.reset import Lost, Reset
 
-__all__ = ["Burst", "Delay", "Fault", "Proxy", "Reset"]
+__all__ = ["Burst", "Delay", "Fault", "Lost", "Proxy", "Reset"]

@@ -209,12 +209,12 @@ fn turn(space: &Space, order: Order, epoch: u64, at: i64) {
             space.purged(&ids);
             reply.complete(Ok(none));
         }
-        Order::Open { session, reply } => {
+        Order::Open { session, reply, .. } => {
             space.sessions.insert(Arc::clone(&session));
             let attached = attached(&session, epoch, None, at);
             reply.complete(attached);
         }
-        Order::Attach { session, acknowledged, reply } => {
+        Order::Attach { session, acknowledged, reply, .. } => {
             let attached = attached(&session, epoch, acknowledged, at);
             reply.complete(attached);
         }

@@ -300,11 +300,12 @@ impl Writer {
                 let (priority, principal) = (session.priority.code(), session.principal.clone());
                 record(session, 1, SessionEvent::Opened { priority, principal }).encode(&mut self.scratch);
             }
-            Order::Attach { session, .. } => {
+            Order::Attach { session, claim, .. } => {
                 let section = session.section();
                 if section.state == SessionState::Closed {
                     return Err(gone());
                 }
+                section.admits(*claim)?;
                 record(session, section.epoch + 1, SessionEvent::Attached).encode(&mut self.scratch);
             }
             Order::End { session, epoch, .. } => {
@@ -435,8 +436,8 @@ pub(super) fn put_piece<'a>(
 /// Opening and attaching begin an epoch, here, so that what the older one pushed behind is not numbered (S4).
 fn begin_epoch(order: &Order) -> u64 {
     match order {
-        Order::Open { session, .. } | Order::Attach { session, .. } => {
-            let (epoch, left) = session.section().attach();
+        Order::Open { session, claim, .. } | Order::Attach { session, claim, .. } => {
+            let (epoch, left) = session.section().attach(*claim);
             left.into_iter().for_each(|reply| reply.complete(Err(Error::Fenced)));
             epoch
         }
