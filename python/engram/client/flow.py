@@ -24,6 +24,7 @@ import grpc
 from engram._exceptions import (
     DiskFull,
     EngramError,
+    Fenced,
     Overloaded,
     Paused,
     Timeout,
@@ -57,6 +58,7 @@ class Flow:
         self._asked.speaker = secrets.randbits(64) | 1
         self._reconnect_seconds = reconnect_seconds
         self.token = asked.token
+        self._returns = False  # not for the first time
         self.state = "ACTIVE"
         self.error: EngramError | None = None
         self.opened = pb.Opened()
@@ -92,12 +94,19 @@ class Flow:
     # ---- the connection ----------------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
+        try:
+            await self._open()
+        except Fenced:  # by an attempt of our own that the server met late? It knows who spoke last
+            self._returns = True
+            await self._open()
+
+    async def _open(self) -> None:
         call: Any = self.link.channel.stream_stream(f"/{NAME}/Observe")()
         asked = pb.Open()
         asked.CopyFrom(self._asked)
         if self.token:
             asked.token = self.token
-            asked.again = self.opened.token != ""  # else it was asked for, and takes the session from whoever has it
+            asked.again = self._returns  # else it was asked for, and takes the session from whoever has it
             if self.reconnects or self.committed:
                 asked.acknowledged = self.committed
         try:
@@ -115,7 +124,7 @@ class Flow:
         except asyncio.CancelledError:
             call.cancel()
             raise
-        self._call = call
+        self._call, self._returns = call, True
         self.opened = pb.ObserveResponse.FromString(message).opened
         self.token, self.window = self.opened.token, self.opened.window
         self.absorbed = max(self.absorbed, self.opened.absorbed)
@@ -136,7 +145,7 @@ class Flow:
         try:
             while True:
                 error = await self._stream()
-                if error is None or not isinstance(error, Unavailable | Overloaded):
+                if error is None or not isinstance(error, Unavailable | Overloaded | Fenced):
                     self._fail(error)
                     return
                 await self._reconnect(error)

@@ -116,6 +116,8 @@ class RemoteSession:
         fits(frame, self._message_bytes_max)
         loop = asyncio.get_running_loop()
         async with self._turn:
+            if self._flow.error is not None:
+                raise self._flow.error
             if self._flow.state == "PAUSED":
                 raise Paused("the session is paused; resume it")
             first = self._flow.last + 1 if first is None else first

@@ -173,12 +173,13 @@ class Connection:
     async def open(cls, service: Service, asked: pb.Open) -> Connection:
         """Begin with what the peer asked for. Raises what `Space.session` does."""
         space, hub = service.engine.space(asked.space), service.hub
-        if asked.again and not asked.speaker:
-            raise InvalidArgument("`again` goes with the `speaker` that spoke before", field="speaker", index=None)
+        if asked.again and not (asked.speaker and asked.token):
+            text = "`again` goes with the token, and the `speaker` that spoke before"
+            raise InvalidArgument(text, field="again", index=None)
         acknowledged = asked.acknowledged if asked.HasField("acknowledged") else None
         claim, priority, token = (asked.speaker, asked.again), asked.priority or "normal", asked.token or None
-        attach = partial(service.on_pool, "write", partial(space._claimed, claim, priority, token, acknowledged))
-        session = await (hub.attach(asked.token, attach) if asked.token else attach())
+        attach = partial(space._claimed, claim, priority, token, acknowledged)
+        session = await service.on_pool("write", attach)
         if session.state == "FENCED":
             raise Fenced("another speaker has attached meanwhile")
         self = cls(service, hub, session)

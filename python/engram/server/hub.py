@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from engram._engine import Engine
 from engram._exceptions import InvalidArgument
 from engram._reads import AskedRecall
-from engram._session import Session
 from engram.server.log import log
 
 _DRAINED = 256  # completions a wake: the loop is not held for long
 
 #: Completions are told once: two servers would take each other's.
 _served: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-def _let_go(attached: asyncio.Task[Session]) -> None:
-    if not attached.cancelled() and attached.exception() is None:
-        attached.result().detach()
 
 
 class Listener(Protocol):
@@ -46,31 +39,11 @@ class Hub:
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._fds = engine.completions_fd, engine._answered_fd
         self._listeners: dict[int, Listener] = {}
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         if engine in _served:
             raise InvalidArgument("another server has this engine", field="engine", index=None)
         _served.add(engine)
         for fd, wake in zip(self._fds, (self._tell, self._answer), strict=True):
             loop.add_reader(fd, wake)
-
-    async def attach(self, token: str, attach: Callable[[], Awaitable[Session]]) -> Session:
-        """Attach to the session of a token, when all have that asked before.
-
-        A peer that lost its connection asks again; its last attempt must be the last to attach, or it is fenced by its
-        own older one. So an attempt goes on when its peer has gone, and lets the session go then.
-        """
-        turn = self._turns.setdefault(token, asyncio.Lock())
-
-        async def attached() -> Session:
-            async with turn:
-                return await attach()
-
-        task = asyncio.ensure_future(attached())
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_let_go)
-            raise
 
     def listen(self, session: int, listener: Listener) -> None:
         """Tell this one from now on; whoever was told before is fenced."""

@@ -152,7 +152,7 @@ impl Engine {
                 let (core, looked) = (Arc::clone(&self.core), Arc::clone(&ticket));
                 ticket.on_complete(Box::new(move || {
                     if let Some(Ok(attached)) = looked.outcome() {
-                        core.detach(&session, attached.epoch);
+                        core.let_go(&session, attached.epoch);
                     }
                 }));
                 Err(error)

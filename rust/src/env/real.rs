@@ -93,9 +93,9 @@ struct RealFile(fs::File);
 impl File for RealFile {
     fn write_at(&self, mut offset: u64, chunks: &[&[u8]]) -> io::Result<()> {
         // All in one call: between two of them, on busy cores, another thread has its turn, and whoever waits for the group waits for it.
-        let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|c| IoSlice::new(c)).collect();
+        let mut slices: Vec<IoSlice<'_>> = chunks.iter().filter(|c| !c.is_empty()).map(|c| IoSlice::new(c)).collect();
         let mut left: &mut [IoSlice<'_>] = &mut slices;
-        while left.iter().any(|slice| !slice.is_empty()) {
+        while !left.is_empty() {
             match rustix::io::pwritev(&self.0, left, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {

@@ -227,12 +227,10 @@ impl Builder<'_> {
         for row in self.graph.len()..state.end {
             self.graph.add(self.level(row as u32));
         }
-        (state.phase, state.next) = (Phase::Look, 0);
+        let any = state.begin < state.end;
+        (state.phase, state.next) = (if any { Phase::Look } else { Phase::Idle }, 0);
         state.links.clear();
-        if state.begin == state.end {
-            state.phase = Phase::Idle;
-        }
-        state.begin < state.end
+        any
     }
 
     /// All is linked, both ways.
@@ -277,7 +275,9 @@ impl Builder<'_> {
             near.extend(work.scratch.beam.iter().map(|met| met.row).filter(|to| *to < begin));
             work.peers.clear();
             work.peers.extend((begin..row).filter(|peer| level == 0 || self.level(*peer) >= level));
-            near.extend(work.scratch.best(self.rows, &query, &work.peers, (LINKS, EF_CONSTRUCTION)));
+            // Peers that stand in the beam say nothing of the others.
+            let full = if near.len() == work.scratch.beam.len() { EF_CONSTRUCTION } else { usize::MAX };
+            near.extend(work.scratch.best(self.rows, &query, &work.peers, (LINKS, full)));
             self.choose(row, &mut near, LINKS, &mut work.products);
             work.links.extend(near.iter().map(|to| NewLink { level: level as u32, from: row, to: *to }));
             work.chosen = near;
@@ -352,10 +352,8 @@ impl Builder<'_> {
         let mut links = std::mem::take(&mut state.links);
         // Pieces end in any order; which parent has room must not depend on it.
         links.sort_by_key(|link| (link.from, std::cmp::Reverse(link.level)));
-        let mut own = Vec::new();
         for chosen in links.chunk_by_mut(|a, b| (a.from, a.level) == (b.from, b.level)) {
-            own.clear();
-            own.extend(chosen.iter().map(|link| link.to));
+            let mut own: Vec<u32> = chosen.iter().map(|link| link.to).collect();
             let (row, level) = (chosen[0].from, chosen[0].level as usize);
             if level == 0 {
                 let parent = self.graph.parent(row).unwrap_or_else(|| self.adopted(row, &own));
@@ -470,9 +468,13 @@ mod tests {
     /// A piece that panicked takes its batch with it, in either phase; what was done already does not stand in the way of the next attempt.
     #[test]
     fn a_batch_that_broke_is_begun_again() {
-        let index = Index::new(64, Metric::L2, 1);
+        [64, 128].into_iter().for_each(broken); // without bits, and with
+    }
+
+    fn broken(dim: u64) {
+        let index = Index::new(dim as u32, Metric::L2, 1);
         for row in 0..700_u64 {
-            let vector: Vec<u8> = (0..64).flat_map(|i| (((row * 7 + i * row) % 61) as f32).to_le_bytes()).collect();
+            let vector: Vec<u8> = (0..dim).flat_map(|i| (((row * 7 + i * row) % 61) as f32).to_le_bytes()).collect();
             index.append(Generation(row + 1), &vector, 0.1);
         }
         let builder = Builder { graph: &index.graph, rows: &index.rows };

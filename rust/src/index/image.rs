@@ -18,7 +18,7 @@ use crate::types::{Generation, PartitionId, SpaceId};
 
 const MAGIC: &[u8; 4] = b"EIDX";
 /// The bytes, the codes in them, and how links are drawn.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEAD: usize = 128;
 /// Length and checksum before each block.
 pub const BLOCK_HEAD: usize = 12;

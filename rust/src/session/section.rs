@@ -268,6 +268,13 @@ impl<W> Section<W> {
         if claim.again && other { Err(Error::Fenced) } else { Ok(()) }
     }
 
+    /// Nobody was told that it speaks in this epoch: whoever spoke before may come back.
+    pub fn let_go(&mut self, epoch: u64) {
+        if self.epoch == epoch {
+            (self.state, self.speaker) = (SessionState::Detached, None);
+        }
+    }
+
     /// A new speaker: the older one's frames that are not numbered do not count (S4). Returns its epoch, and who joined them.
     pub fn attach(&mut self, claim: Claim) -> (u64, Vec<W>) {
         self.epoch += 1;
@@ -366,6 +373,24 @@ mod tests {
         assert_eq!(committed(&mut s, 1, 2), [1]);
         let c = s.push(1);
         assert_eq!((c.first, s.counts(c).is_ok()), (3, true));
+    }
+
+    /// S4: who comes back by himself is let in if nobody else was; if that is not known, too.
+    #[test]
+    fn who_comes_back_is_known() {
+        let session = session();
+        let mut s = session.section();
+        let claim = |speaker, again| Claim { speaker, again };
+        let admitted = |s: &Section<u32>, speaker| s.admits(claim(speaker, true)).map_err(|e| e.code());
+        s.attach(claim(7, false));
+        assert_eq!((admitted(&s, 7), admitted(&s, 8)), (Ok(()), Err("FENCED")));
+        assert!(s.admits(claim(8, false)).is_ok(), "it was given the session");
+        let (epoch, _) = s.attach(claim(8, false));
+        assert_eq!((admitted(&s, 7), admitted(&s, 8)), (Err("FENCED"), Ok(())));
+        s.let_go(epoch - 1);
+        assert_eq!(admitted(&s, 7), Err("FENCED"), "an older epoch is let go");
+        s.let_go(epoch);
+        assert_eq!((admitted(&s, 7), s.state), (Ok(()), SessionState::Detached), "it never heard that it speaks");
     }
 
     /// S3: after a refusal in a pipeline frames are discarded until the expected one comes.

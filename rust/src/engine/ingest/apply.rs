@@ -237,7 +237,7 @@ fn attached(session: &Speaker, epoch: u64, acknowledged: Option<u64>, at: i64) -
         return Err(Error::Fenced);
     }
     if acknowledged.is_some_and(|a| a > committed) {
-        section.state = SessionState::Detached;
+        section.let_go(epoch);
         return Err(Error::DataLoss { committed });
     }
     section.state = SessionState::Active;
