@@ -322,6 +322,8 @@ class Flow:
 
     def _refused(self, fault: frame_pb2.Fault) -> None:
         at, error = fault.first_sequence, self._error(fault)
+        if isinstance(error, Fenced):
+            raise error  # this stream is over; whether the session is, the next says
         refused = next((sent for sent in self._in_flight if sent.first <= at <= sent.last), None)
         if not fault.expected and fault.code in _OF_AN_ITEM:
             if refused is not None:

@@ -9,8 +9,8 @@ use super::codec::{Coded, bits_tail};
 use super::graph::Graph;
 use super::rows::Rows;
 
-/// So much of the margin around what its bits say is a row given, before its bytes are looked at: 0.8 standard deviations. All of it finds
-/// the same and takes a third longer; with none of it walks must be wider to find as much.
+/// So much of the margin around what its bits say is a row given, before its bytes are looked at: 0.8 standard deviations. All of it
+/// finds the same and gains nothing; with none of it walks must be wider to find as much.
 const BENEFIT: f32 = 0.25;
 
 /// A set of rows, emptied in the time it took to fill.
