@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 import engram
 
+_PAGE = 200  # a wire that is cut every 40 KB carries no large answer
+
 
 class Refused(Exception):
     """The engine raised: the exception's class by name, its message, its index."""
@@ -188,7 +190,14 @@ class Calls:
         return ids
 
     def rows(self, of: str | int, after: int = 0, limit: int | None = None, as_of: Any = None) -> list[tuple[Any, ...]]:
-        return [row(memory) for memory in self._reads(of).list(after=after, limit=limit, as_of=as_of)]
+        reads = self._reads(of)
+        if limit is not None or not self._served:
+            return [row(memory) for memory in reads.list(after=after, limit=limit, as_of=as_of)]
+        rows: list[tuple[Any, ...]] = []
+        while page := [row(memory) for memory in reads.list(after=after, limit=_PAGE, as_of=as_of)]:
+            rows += page
+            after = page[-1][0]
+        return rows
 
     def get(self, of: str | int, memory_id: int) -> tuple[Any, ...] | None:
         memory = self._reads(of).get(memory_id)
