@@ -444,14 +444,6 @@ impl Core {
         }
     }
 
-    /// The same, of an epoch in which nobody was ever told that he speaks.
-    pub fn let_go(&self, session: &Speaker, epoch: u64) {
-        let mut section = session.section();
-        if section.speaks(epoch).is_ok() {
-            section.let_go(epoch);
-        }
-    }
-
     /// Takes no more; true when everything is committed (S7).
     pub fn drain(&self, session: &Speaker, epoch: u64) -> Result<bool, Error> {
         let mut section = session.section();

@@ -149,10 +149,10 @@ impl Engine {
             Ok(attached) => Ok((session, attached)),
             Err(error) => {
                 // Nobody will speak in the epoch that may still come.
-                let (core, looked) = (Arc::clone(&self.core), Arc::clone(&ticket));
+                let looked = Arc::clone(&ticket);
                 ticket.on_complete(Box::new(move || {
                     if let Some(Ok(attached)) = looked.outcome() {
-                        core.let_go(&session, attached.epoch);
+                        session.section().let_go(attached.epoch);
                     }
                 }));
                 Err(error)

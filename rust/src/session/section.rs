@@ -270,7 +270,7 @@ impl<W> Section<W> {
 
     /// Nobody was told that it speaks in this epoch: whoever spoke before may come back.
     pub fn let_go(&mut self, epoch: u64) {
-        if self.epoch == epoch {
+        if self.epoch == epoch && self.state != SessionState::Closed {
             (self.state, self.speaker) = (SessionState::Detached, None);
         }
     }
