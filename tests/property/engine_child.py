@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 
 import engram
 
-_PAGE = 200  # a wire that is cut every 40 KB carries no large answer
+# A wire that is cut every 40 KB carries no large answer; now and then all of the client's attempts at a small one fail.
+_PAGE, _ATTEMPTS = 200, 5
 
 
 class Refused(Exception):
@@ -194,10 +195,19 @@ class Calls:
         if limit is not None or not self._served:
             return [row(memory) for memory in reads.list(after=after, limit=limit, as_of=as_of)]
         rows: list[tuple[Any, ...]] = []
-        while page := [row(memory) for memory in reads.list(after=after, limit=_PAGE, as_of=as_of)]:
+        while page := self._page(reads, after, as_of):
             rows += page
             after = page[-1][0]
         return rows
+
+    def _page(self, reads: engram.Space | engram.Snapshot, after: int, as_of: Any) -> list[tuple[Any, ...]]:
+        def once() -> list[tuple[Any, ...]]:
+            return [row(memory) for memory in reads.list(after=after, limit=_PAGE, as_of=as_of)]
+
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(engram.Unavailable):
+                return once()
+        return once()
 
     def get(self, of: str | int, memory_id: int) -> tuple[Any, ...] | None:
         memory = self._reads(of).get(memory_id)
