@@ -157,7 +157,10 @@ fn many_rows_at_once() {
         let picked = [99, 0, 31, 32, 33, 50, 3, 3];
         let (mut by_bytes, mut by_bits) = ([0; 8], [0; 8]);
         bytes_products_of(&codes[7].bytes, &bytes, &picked, &mut by_bytes);
-        planes_products_of(&codes[7].planes, &bits, &picked, &mut by_bits);
+        planes_products_of(&codes[7].planes, &bits, &picked, |i, sum, row| {
+            assert_eq!(row, bits.row(picked[i] as usize));
+            by_bits[i] = sum;
+        });
         for (i, row) in picked.iter().enumerate() {
             let other = &codes[*row as usize];
             assert_eq!(by_bytes[i], bytes_product_at(Level::Scalar, &codes[7].bytes, &other.bytes));

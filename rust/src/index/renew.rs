@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::Index;
-use super::build::{Builder, EF_CONSTRUCTION};
+use super::build::{Builder, Choice, EF_CONSTRUCTION};
 use crate::types::Generation;
 
 /// Dead rows that the way to living ones may lead through.
@@ -26,7 +26,7 @@ pub struct Renewal {
     returned: usize,
     near: Vec<u32>,
     ring: Vec<u32>,
-    products: Vec<i32>,
+    choice: Choice,
 }
 
 impl Renewal {
@@ -46,7 +46,7 @@ impl Renewal {
             returned: 0,
             near: Vec::new(),
             ring: Vec::new(),
-            products: Vec::new(),
+            choice: Choice::default(),
         })
     }
 
@@ -85,7 +85,7 @@ impl Renewal {
                 let (kept, gone) = self.gather(&old, row, at);
                 let mut near = std::mem::take(&mut self.near);
                 if gone > 0 {
-                    builder.complete(row, &mut near, kept, kept + gone, &mut self.products);
+                    self.choice.complete(&new.rows, row, &mut near, kept, kept + gone);
                 }
                 if at == 0
                     && let Some(parent) = parent_of(&builder, row, self.old_parent(row), &near)

@@ -17,16 +17,20 @@ const BENEFIT: f32 = 0.25;
 #[derive(Default)]
 struct Visited {
     words: Vec<u64>,
+    /// The first `filled` name the words that are not zero; there is room for one more than there are words.
     touched: Vec<u32>,
+    filled: usize,
 }
 
 impl Visited {
     fn begin(&mut self, rows: usize) {
-        for word in self.touched.drain(..) {
-            self.words[word as usize] = 0;
+        for word in &self.touched[..self.filled] {
+            self.words[*word as usize] = 0;
         }
+        self.filled = 0;
         if self.words.len() * 64 < rows {
             self.words.resize(rows.div_ceil(64).next_power_of_two(), 0);
+            self.touched.resize(self.words.len() + 1, 0);
         }
     }
 
@@ -35,13 +39,25 @@ impl Visited {
     fn add(&mut self, row: u32) -> bool {
         let (word, bit) = (row / 64, 1 << (row % 64));
         let Some(bits) = self.words.get_mut(word as usize) else { return false };
-        if *bits == 0 {
-            self.touched.push(word);
-        }
+        self.touched[self.filled] = word;
+        self.filled += usize::from(*bits == 0);
         let new = *bits & bit == 0;
         *bits |= bit;
         new
     }
+}
+
+/// Leaves the items for which `stays` says so, in order; it is called once an item. Nobody can foretell which they are, the CPU
+/// neither: so there is no branch.
+#[inline]
+fn keep(items: &mut Vec<u32>, mut stays: impl FnMut(usize, u32) -> bool) {
+    let mut kept = 0;
+    for i in 0..items.len() {
+        let item = items[i];
+        items[kept] = item;
+        kept += usize::from(stays(i, item));
+    }
+    items.truncate(kept);
 }
 
 /// A row met.
@@ -63,7 +79,6 @@ pub(super) struct Scratch {
     fresh: Vec<u32>,
     scores: Vec<f32>,
     products: Vec<i32>,
-    ones: Vec<u32>,
 }
 
 impl Scratch {
@@ -73,17 +88,14 @@ impl Scratch {
         let full = self.beam.last().filter(|_| self.beam.len() >= ef);
         let (Some(bits), Some(last)) = (&rows.bits, full) else { return };
         let floor = last.score;
-        self.ones.resize(self.fresh.len(), 0);
-        planes_products_of(&query.planes, bits, &self.fresh, &mut self.ones);
-        let mut ones = self.ones.iter();
-        self.fresh.retain(|row| {
-            let (estimate, margin) = query.by_bits(*ones.next().unwrap_or(&0), bits_tail(bits.row(*row as usize)));
-            let stays = estimate + BENEFIT * margin > floor;
-            if stays {
-                rows.prefetch(*row);
-            }
-            stays
+        self.scores.resize(self.fresh.len(), 0.0);
+        let scores = &mut self.scores[..];
+        planes_products_of(&query.planes, bits, &self.fresh, |i, product, row| {
+            let (estimate, margin) = query.by_bits(product, bits_tail(row));
+            scores[i] = estimate + BENEFIT * margin;
         });
+        keep(&mut self.fresh, |i, _| scores[i] > floor);
+        self.fresh.iter().for_each(|row| rows.prefetch(*row));
     }
 
     fn score(&mut self, rows: &Rows, query: &Coded) {
@@ -139,12 +151,10 @@ impl Scratch {
                 graph.prefetch(after.row);
             }
             self.fresh.clear();
-            for to in graph.links(row, level) {
-                if self.visited.add(to) {
-                    rows.prefetch_code(to, self.beam.len() >= ef);
-                    self.fresh.push(to);
-                }
-            }
+            self.fresh.extend(graph.links(row, level));
+            keep(&mut self.fresh, |_, to| self.visited.add(to));
+            let full = self.beam.len() >= ef;
+            self.fresh.iter().for_each(|to| rows.prefetch_code(*to, full));
             self.sift(rows, query, ef);
             self.score(rows, query);
             for i in 0..self.fresh.len() {

@@ -46,17 +46,23 @@ impl<T: crate::Plain> Rows<T> for Picked<'_, T> {
     }
 }
 
-/// The loops, the same text for each level: compiled with its instructions, `one` inlined into them.
+/// The loops, the same text for each level: compiled with its instructions, `one` and what `put` does with it inlined into them.
 macro_rules! loops {
     ($(#[$attribute:meta])* $query:ty, $row:ty, $out:ty) => {
         $(#[$attribute])*
-        pub(in crate::codes::product) fn all(query: &[$query], rows: &impl $crate::codes::product::Rows<$row>, out: &mut [$out]) {
-            for i in 0..$crate::codes::product::AHEAD.min(out.len()) {
+        pub(in crate::codes::product) fn all(
+            query: &[$query],
+            rows: &impl $crate::codes::product::Rows<$row>,
+            count: usize,
+            mut put: impl FnMut(usize, $out, &[$row]),
+        ) {
+            for i in 0..$crate::codes::product::AHEAD.min(count) {
                 rows.fetch(i);
             }
-            for (i, slot) in out.iter_mut().enumerate() {
+            for i in 0..count {
                 rows.fetch(i + $crate::codes::product::AHEAD);
-                *slot = one(query, rows.row(i));
+                let row = rows.row(i);
+                put(i, one(query, row), row);
             }
         }
     };
@@ -77,7 +83,7 @@ pub fn bytes_products(query: &[i8], rows: &[i8], out: &mut [i32]) {
 /// As [`bytes_products`], or if this CPU lacks the level.
 pub fn bytes_products_at(level: Level, query: &[i8], rows: &[i8], out: &mut [i32]) {
     assert!(rows.len() == out.len() * query.len(), "{} rows of {} bytes", out.len(), query.len());
-    bytes(level, query, &Run(rows, query.len()), out);
+    bytes(level, query, &Run(rows, query.len()), out.len(), |i, product, _| out[i] = product);
 }
 
 /// [`bytes_products`] with rows picked from an arena.
@@ -86,11 +92,11 @@ pub fn bytes_products_at(level: Level, query: &[i8], rows: &[i8], out: &mut [i32
 /// As [`bytes_products`], or if a row is not there.
 pub fn bytes_products_of(query: &[i8], rows: &Arena<i8>, picked: &[u32], out: &mut [i32]) {
     assert!(picked.len() == out.len() && rows.stride() == query.len(), "rows picked, and their products");
-    bytes(level(), query, &Picked(rows, picked), out);
+    bytes(level(), query, &Picked(rows, picked), out.len(), |i, product, _| out[i] = product);
 }
 
 #[inline]
-fn bytes(level: Level, query: &[i8], rows: &impl Rows<i8>, out: &mut [i32]) {
+fn bytes(level: Level, query: &[i8], rows: &impl Rows<i8>, count: usize, put: impl FnMut(usize, i32, &[i8])) {
     assert!(
         level.is_available() && query.len().is_multiple_of(WIDTH),
         "a code of {} bytes at level {level}",
@@ -99,11 +105,11 @@ fn bytes(level: Level, query: &[i8], rows: &impl Rows<i8>, out: &mut [i32]) {
     match level {
         // SAFETY: asserted above.
         #[cfg(target_arch = "x86_64")]
-        Avx2 => unsafe { avx2::bytes::all(query, rows, out) },
+        Avx2 => unsafe { avx2::bytes::all(query, rows, count, put) },
         // SAFETY: asserted above.
         #[cfg(target_arch = "x86_64")]
-        Avx512 => unsafe { avx512::bytes::all(query, rows, out) },
-        _ => scalar::bytes::all(query, rows, out),
+        Avx512 => unsafe { avx512::bytes::all(query, rows, count, put) },
+        _ => scalar::bytes::all(query, rows, count, put),
     }
 }
 
@@ -123,29 +129,29 @@ pub fn planes_products(planes: &[u64], rows: &[u64], out: &mut [u32]) {
 pub fn planes_products_at(level: Level, planes: &[u64], rows: &[u64], out: &mut [u32]) {
     let words = rows.len() / out.len().max(1);
     assert!(words * out.len() == rows.len() && words * PLANES >= planes.len(), "{} rows of {words} words", out.len());
-    counted(level, planes, &Run(rows, words), out);
+    counted(level, planes, &Run(rows, words), out.len(), |i, sum, _| out[i] = sum);
 }
 
-/// [`planes_products`] with rows picked from an arena.
+/// [`planes_products`] with rows picked from an arena: to `put` goes of each its place among the picked, the sum, and the row.
 ///
 /// # Panics
 /// As [`planes_products`], or if a row is not there.
-pub fn planes_products_of(planes: &[u64], rows: &Arena<u64>, picked: &[u32], out: &mut [u32]) {
-    assert!(picked.len() == out.len() && rows.stride() * PLANES >= planes.len(), "rows picked, and their products");
-    counted(level(), planes, &Picked(rows, picked), out);
+pub fn planes_products_of(planes: &[u64], rows: &Arena<u64>, picked: &[u32], put: impl FnMut(usize, u32, &[u64])) {
+    assert!(rows.stride() * PLANES >= planes.len(), "rows of {} words", rows.stride());
+    counted(level(), planes, &Picked(rows, picked), picked.len(), put);
 }
 
 #[inline]
-fn counted(level: Level, planes: &[u64], rows: &impl Rows<u64>, out: &mut [u32]) {
+fn counted(level: Level, planes: &[u64], rows: &impl Rows<u64>, count: usize, put: impl FnMut(usize, u32, &[u64])) {
     assert!(level.is_available() && planes.len() <= PLANES << 14, "{} words at level {level}", planes.len());
     match level {
         // SAFETY: asserted above.
         #[cfg(target_arch = "x86_64")]
-        Avx2 => unsafe { avx2::bits::all(planes, rows, out) },
+        Avx2 => unsafe { avx2::bits::all(planes, rows, count, put) },
         // SAFETY: asserted above.
         #[cfg(target_arch = "x86_64")]
-        Avx512 => unsafe { avx512::bits::all(planes, rows, out) },
-        _ => scalar::bits::all(planes, rows, out),
+        Avx512 => unsafe { avx512::bits::all(planes, rows, count, put) },
+        _ => scalar::bits::all(planes, rows, count, put),
     }
 }
 

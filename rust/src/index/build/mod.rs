@@ -4,8 +4,7 @@
 //! changes meanwhile, so several threads may look, a piece each. Then one writes the batch's own links, and all write those back, each list
 //! by one thread; at the end `end` moves behind the batch. The links do not depend on who did what. (Phases: ParlayANN, PPoPP 2024, arXiv 2305.04359.)
 //!
-//! Who becomes a neighbour: of the candidates, nearest first, those that are nearer to the row than to any neighbour taken before (the
-//! heuristic of the HNSW paper, algorithm 4). A list that overflows is chosen anew, with room left for some more.
+//! Who becomes a neighbour is decided in `choose`.
 //!
 //! Every row but the first has a parent among its neighbours on level 0; parent and child keep their links to each other, whatever is chosen. So
 //! every row is within reach of every other, copies of one vector by the thousand included.
@@ -13,8 +12,11 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use engram_kernels::bytes_products_of;
 use parking_lot::Mutex;
+
+mod choose;
+
+pub(super) use choose::Choice;
 
 use super::calibrate::{Trial, is_due};
 use super::codec::Coded;
@@ -29,8 +31,6 @@ const KEPT_BASE: usize = 24;
 const KEPT: usize = 12;
 /// Children of a row in the tree: they and the parent leave room for links that are chosen.
 const CHILDREN: u32 = 8;
-/// Neighbours asked at once whether one is nearer.
-const ASKED: usize = 4;
 
 /// Rows of a batch, of a piece of it, and lists that are linked back in a piece: who is done early waits for the last piece.
 const BATCH: usize = 256;
@@ -43,7 +43,7 @@ struct Work {
     scratch: Scratch,
     query: Coded,
     peers: Vec<u32>,
-    products: Vec<i32>,
+    choice: Choice,
     chosen: Vec<u32>,
     links: Vec<NewLink>,
 }
@@ -278,73 +278,11 @@ impl Builder<'_> {
             // Peers that stand in the beam say nothing of the others.
             let full = if near.len() == work.scratch.beam.len() { EF_CONSTRUCTION } else { usize::MAX };
             near.extend(work.scratch.best(self.rows, &query, &work.peers, (LINKS, full)));
-            self.choose(row, &mut near, LINKS, &mut work.products);
+            work.choice.choose(self.rows, row, &mut near, LINKS);
             work.links.extend(near.iter().map(|to| NewLink { level: level as u32, from: row, to: *to }));
             work.chosen = near;
         }
         work.query = query;
-    }
-
-    /// How near rows are to one, from the products of their bytes; the same both ways.
-    fn scores<'b>(&'b self, row: u32, to: &'b [u32], products: &'b [i32]) -> impl Iterator<Item = f32> + 'b {
-        let own = self.rows.factors.row(row as usize);
-        let all = to.iter().zip(products);
-        all.map(move |(to, product)| self.rows.codec.symmetric(own, self.rows.factors.row(*to as usize), *product))
-    }
-
-    /// Rows with their scores to `row`, nearest first.
-    fn scored(&self, row: u32, near: &[u32], products: &mut Vec<i32>) -> Vec<(f32, u32)> {
-        products.resize(near.len(), 0);
-        bytes_products_of(self.rows.bytes.row(row as usize), &self.rows.bytes, near, products);
-        let mut scored: Vec<(f32, u32)> = self.scores(row, near, products).zip(near.iter().copied()).collect();
-        // Of equals the latest comes first: copies of one vector make a chain, not a star.
-        scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
-        scored
-    }
-
-    /// Leaves of `near` the neighbours that `row` takes, nearest first; at most `most`.
-    fn choose(&self, row: u32, near: &mut Vec<u32>, most: usize, products: &mut Vec<i32>) {
-        let scored = self.scored(row, near, products);
-        near.clear();
-        self.take(row, scored, near, most);
-    }
-
-    /// Takes from behind the first `kept` of `near` neighbours for `row` besides those, until it has `most`; nearest first.
-    pub(super) fn complete(&self, row: u32, near: &mut Vec<u32>, kept: usize, most: usize, products: &mut Vec<i32>) {
-        let others = self.scored(row, &near[kept..], products);
-        near.truncate(kept);
-        self.take(row, others, near, most);
-        let sorted = self.scored(row, near, products);
-        near.clear();
-        near.extend(sorted.iter().map(|(_, to)| *to));
-    }
-
-    fn take(&self, row: u32, scored: Vec<(f32, u32)>, near: &mut Vec<u32>, most: usize) {
-        let is_copy = |to: u32| self.rows.bytes.row(to as usize) == self.rows.bytes.row(row as usize);
-        // One copy of the row's own vector is enough, and stands before nobody: it is as near to all as the row is.
-        let mut copy = near.iter().copied().find(|to| is_copy(*to));
-        for (score, to) in scored.into_iter().take(EF_CONSTRUCTION) {
-            if near.len() == most {
-                break;
-            }
-            let taken = if is_copy(to) { copy.is_none() } else { !self.is_behind(to, score, near, copy) };
-            if taken {
-                near.push(to);
-                copy = copy.or_else(|| is_copy(to).then_some(to));
-            }
-        }
-    }
-
-    /// Whether a row is at least as near to one of `taken` as its score says.
-    fn is_behind(&self, row: u32, score: f32, taken: &[u32], but: Option<u32>) -> bool {
-        let bytes = self.rows.bytes.row(row as usize);
-        taken.chunks(ASKED).any(|some| {
-            let mut products = [0; ASKED];
-            let products = &mut products[..some.len()];
-            bytes_products_of(bytes, &self.rows.bytes, some, products);
-            let behind = |(other, to): (f32, &u32)| other >= score && Some(*to) != but;
-            self.scores(row, some, products).zip(some).any(behind)
-        })
     }
 
     /// Writes the batch's own links, and groups those back by the row they lead from.
@@ -446,7 +384,7 @@ impl Builder<'_> {
         all.extend(new);
         if all.len() > room {
             let kin: Vec<u32> = all.iter().filter(|to| level == 0 && self.graph.are_kin(row, **to)).copied().collect();
-            self.choose(row, &mut all, keep, &mut work.products);
+            work.choice.choose(self.rows, row, &mut all, keep);
             for to in kin.iter().filter(|to| !all.contains(to)).collect::<Vec<_>>() {
                 if all.len() == keep {
                     let farthest = all.iter().rposition(|other| !kin.contains(other));
