@@ -255,3 +255,35 @@ fn a_long_merge_holds_up_neither_sealing_nor_segments() {
         (sent, 0)
     );
 }
+
+/// Found beside a hammered space: a writer that waited for a segment looked for it again and again, and took the CPU from who made it.
+#[test]
+fn a_writer_without_a_segment_waits_for_one() {
+    let rig = Rig::new(tiny());
+    rig.create("a", Durability::Sync);
+    let write = || {
+        rig.core.step_partition(0);
+        rig.core.partitions[0].port.run_one();
+    };
+    // Nobody makes segments: at some time there is none.
+    let mut uid = 0;
+    let stuck = loop {
+        uid += 1;
+        let ticket = rig.push("a", &[uid]).unwrap();
+        (0..10).for_each(|_| write());
+        if ticket.outcome().is_none() {
+            break ticket;
+        }
+        assert!(uid < 100_000);
+    };
+    assert!(!rig.core.partitions[0].is_due(), "there is nothing to do until there is a segment");
+    for _ in 0..1_000 {
+        rig.core.step_maintenance();
+        rig.core.maintenance_port.run_one();
+        rig.core.partitions[0].port.run_one();
+        if rig.core.partitions[0].is_due() {
+            rig.core.step_partition(0);
+        }
+    }
+    stuck.outcome().unwrap().unwrap();
+}

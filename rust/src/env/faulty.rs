@@ -179,6 +179,11 @@ impl File for FaultyFile {
         if self.plan.check(Operation::Write, None, &self.path)? { self.inner.write_at(offset, chunks) } else { Ok(()) }
     }
 
+    fn write_patiently(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let goes_on = self.plan.check(Operation::Write, None, &self.path)?;
+        if goes_on { self.inner.write_patiently(offset, bytes) } else { Ok(()) }
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.plan.check(Operation::Read, None, &self.path)?;
         self.inner.read_at(offset, buf)

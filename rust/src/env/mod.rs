@@ -50,6 +50,10 @@ pub trait Scheduler: Send + Sync {
 pub trait File: Send + Sync {
     /// Writes all chunks one after the other from `offset`.
     fn write_at(&self, offset: u64, chunks: &[&[u8]]) -> io::Result<()>;
+    /// The same for work that nobody waits for: between its pieces others have the CPU.
+    fn write_patiently(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(offset, &[bytes])
+    }
     /// Fills `buf` as far as the file reaches; returns the bytes read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
     fn len(&self) -> io::Result<u64>;

@@ -88,6 +88,10 @@ impl RealFiles {
     }
 }
 
+/// A system that does not interrupt what it does for a thread may take milliseconds for a MiB of fresh pages; whoever waits for a group of
+/// the log waits for them too.
+const PATIENT_PIECE: usize = 128 << 10;
+
 struct RealFile(fs::File);
 
 impl File for RealFile {
@@ -105,6 +109,15 @@ impl File for RealFile {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+        Ok(())
+    }
+
+    fn write_patiently(&self, mut offset: u64, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(PATIENT_PIECE) {
+            self.write_at(offset, &[piece])?;
+            offset += piece.len() as u64;
+            std::thread::yield_now();
         }
         Ok(())
     }
@@ -223,6 +236,20 @@ impl Files for RealFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_patiently_is_written() {
+        let scratch = std::env::temp_dir().join(format!("engram-patient-{}", std::process::id()));
+        let files = RealFiles::new(&scratch).expect("a directory");
+        let bytes: Vec<u8> = (0..3 * PATIENT_PIECE + 7).map(|i| (i % 251) as u8).collect();
+        let file = files.create("f").expect("a file");
+        file.write_patiently(5, &bytes).expect("written");
+        let mut found = vec![0; bytes.len() + 6];
+        let read = file.read_at(0, &mut found);
+        let _ = fs::remove_dir_all(&scratch);
+        assert_eq!(read.expect("read"), bytes.len() + 5);
+        assert!(found[..5] == [0; 5] && found[5..5 + bytes.len()] == bytes);
+    }
 
     /// More pieces than one call takes, some of them empty.
     #[test]

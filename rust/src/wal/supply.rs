@@ -11,6 +11,8 @@ use crate::env::{Files, Output, Site};
 use crate::error::Error;
 
 const FILL: usize = 1 << 20;
+/// Spares that are kept: the reserve, the next, and one while the next is being made.
+const KEPT: usize = 3;
 /// Synced after each so many bytes: a log's sync never waits for more than this behind it.
 const SYNC_EVERY: u64 = 2 << 20;
 
@@ -65,7 +67,7 @@ impl Supply {
         Self { dir, bytes_max: max, state: Mutex::new(state) }
     }
 
-    /// From now on two spares are kept ready.
+    /// From now on spares are kept ready.
     pub fn activate(&self) {
         self.state.lock().active = true;
     }
@@ -90,8 +92,10 @@ impl Supply {
         let mut state = self.state.lock();
         let at = state.spares.iter().position(|s| s.bytes >= bytes)?;
         let spare = state.spares.remove(at);
-        // A log that is used gets larger segments.
-        state.next_bytes = state.next_bytes.max((spare.bytes * 2).min(self.bytes_max));
+        // A log that is used gets larger segments; but not while they are taken as fast as they are made: a larger one would be late.
+        if state.spares.iter().filter(|s| s.bytes >= spare.bytes).count() >= KEPT - 1 {
+            state.next_bytes = state.next_bytes.max((spare.bytes * 2).min(self.bytes_max));
+        }
         Some(spare)
     }
 
@@ -126,7 +130,7 @@ impl Supply {
             return None;
         }
         let fits = state.spares.iter().any(|s| s.bytes >= state.smallest);
-        let wanted = state.spares.len() < 2 || !fits;
+        let wanted = state.spares.len() < KEPT || !fits;
         let freed = state.freed.pop();
         if !wanted && freed.is_none() {
             return None;
@@ -218,7 +222,7 @@ pub(super) fn fill(file: &dyn crate::env::File, bytes: u64) -> io::Result<()> {
     let mut at = 0;
     while at < bytes {
         let n = zeros.len().min(usize::try_from(bytes - at).unwrap_or(FILL));
-        file.write_at(at, &[&zeros[..n]])?;
+        file.write_patiently(at, &zeros[..n])?;
         at += n as u64;
         if at % SYNC_EVERY == 0 && at < bytes {
             file.sync(Site::SegmentZeroSync)?;
@@ -239,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn two_spares_are_made_and_the_last_is_kept_back() {
+    fn spares_are_made_ahead_and_the_last_is_kept_back() {
         let (files, supply) = (MemoryFiles::new(), supply());
         files.create_dir("log").unwrap();
         assert!(!supply.ready(1 << 20, true));
@@ -248,9 +252,12 @@ mod tests {
             supply.finished(&work, work.run(&files).map(|_| ()).map_err(|e| Error::io("x", &e)));
         }
         let sizes: Vec<u64> = supply.spares().iter().map(|s| s.bytes).collect();
-        assert_eq!(sizes, [1 << 20, 1 << 20]);
+        assert_eq!(sizes, [1 << 20; KEPT]);
         assert!(supply.ready(1 << 20, false));
         let first = supply.take(1 << 20).unwrap();
+        assert_eq!(supply.state.lock().next_bytes, 2 << 20, "they grow while there are enough");
+        let _ = supply.take(1 << 20).unwrap();
+        assert_eq!(supply.state.lock().next_bytes, 2 << 20, "and not while they are short");
         assert!(!supply.ready(1 << 20, false) && supply.ready(1 << 20, true), "the reserve");
         supply.free(first.path.clone(), first.bytes);
         supply.free(first.path, first.bytes);
@@ -276,7 +283,7 @@ mod tests {
             supply.finished(&work, work.run(&files).map(|_| ()).map_err(|e| Error::io("x", &e)));
             assert!(supply.error().is_none());
         }
-        assert_eq!(supply.spares().len(), 2);
+        assert_eq!(supply.spares().len(), KEPT);
     }
 
     /// D10: a full disk is an error before anything is numbered, and goes away by itself.

@@ -107,7 +107,8 @@ impl Writer {
             self.send(core, partition);
         }
         self.when_idle(core, partition);
-        more && self.in_flight.is_empty()
+        // With nothing under way, what is held waits for a segment: what makes room steps the writer.
+        more && self.in_flight.is_empty() && self.held.is_none() && self.held_control.is_none()
     }
 
     /// Log: the group leaves for the disk.

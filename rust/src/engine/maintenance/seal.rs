@@ -233,7 +233,7 @@ impl SealJob {
         };
         if let Some((at, bytes)) = output.encoder.next_chunk(CHUNK)? {
             return Ok(Some(Box::new(move |_| {
-                file.write_at(at, &[&bytes])?;
+                file.write_patiently(at, &bytes)?;
                 let (before, after) = (at / SYNC_EVERY, (at + bytes.len() as u64) / SYNC_EVERY);
                 if after > before {
                     file.sync(Site::RowsSync)?;

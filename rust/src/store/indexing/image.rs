@@ -233,7 +233,7 @@ impl Writing {
             }
         };
         if let Some(bytes) = self.writer.piece() {
-            file.write_at(self.at, &[&bytes])?;
+            file.write_patiently(self.at, &bytes)?;
             let before = self.at / SYNC_EVERY;
             self.at += bytes.len() as u64;
             if self.at / SYNC_EVERY > before {
