@@ -26,9 +26,9 @@ const LINES_FETCHED: usize = 4;
 const ALIGN: usize = 64;
 /// Chunks of so many bytes are mapped, smaller ones lie in the heap.
 const MAPPED_FROM: usize = 1 << 20;
-/// And of so many in huge pages, of two MiB each.
-#[cfg(target_os = "linux")]
+/// And of so many in huge pages.
 const HUGE_FROM: usize = 4 << 20;
+const HUGE_PAGE: usize = 2 << 20;
 
 /// What rows are made of.
 ///
@@ -58,10 +58,8 @@ struct Chunk<T> {
 
 enum Memory {
     Heap(Layout),
-    /// Kept for its drop only.
-    Mapped {
-        _map: MmapMut,
-    },
+    /// Of which only the advice is used: rows are reached by `start`.
+    Mapped(MmapMut),
 }
 
 impl<T: Plain> Chunk<T> {
@@ -77,7 +75,7 @@ impl<T: Plain> Chunk<T> {
                 let _ = map.advise(memmap2::Advice::HugePage);
             }
             let start = NonNull::from(&mut map[..]).cast::<T>();
-            return Self { start, memory: Memory::Mapped { _map: map } };
+            return Self { start, memory: Memory::Mapped(map) };
         }
         // SAFETY: the layout's size is not zero: at least one element, none of them of size zero (`Plain` is sealed by its list).
         let start = unsafe { alloc_zeroed(layout) };
@@ -106,6 +104,8 @@ pub struct Arena<T: Plain> {
     chunks: [OnceLock<Chunk<T>>; CHUNKS],
     len: AtomicUsize,
     adding: Mutex<()>,
+    /// Rows below it have their memory. Relaxed: wrong, it costs a call.
+    ready: AtomicUsize,
 }
 
 /// Chunk and place in it.
@@ -119,7 +119,8 @@ fn place(row: usize) -> (usize, usize) {
 impl<T: Plain> Arena<T> {
     #[must_use]
     pub fn new(stride: usize) -> Self {
-        Self { stride, chunks: [const { OnceLock::new() }; CHUNKS], len: AtomicUsize::new(0), adding: Mutex::new(()) }
+        let chunks = [const { OnceLock::new() }; CHUNKS];
+        Self { stride, chunks, len: AtomicUsize::new(0), adding: Mutex::new(()), ready: AtomicUsize::new(0) }
     }
 
     /// Elements of a row.
@@ -156,6 +157,29 @@ impl<T: Plain> Arena<T> {
         }
         self.len.store(begin + rows, Ordering::Release);
         drop(adding);
+    }
+
+    /// Has the memory of the next rows ready, for whoever has time for it: where memory comes in huge pages, who adds a row would now and
+    /// then wait until the system has found two MiB and cleared them.
+    pub fn ready_ahead(&self) {
+        let row_bytes = self.stride * size_of::<T>();
+        let ahead = HUGE_PAGE / row_bytes.max(1);
+        let (from, to) = (self.len(), self.len() + ahead);
+        let (chunk, at) = place(to);
+        if (FIRST << chunk) * row_bytes < HUGE_FROM || self.ready.load(Ordering::Relaxed) + ahead / 2 > to {
+            return;
+        }
+        let begin = at.min(to - from);
+        if let Memory::Mapped(map) =
+            &self.chunks[chunk].get_or_init(|| Chunk::new((FIRST << chunk) * self.stride)).memory
+        {
+            // A system that does not know how leaves it to whoever writes.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise_range(memmap2::Advice::PopulateWrite, (at - begin) * row_bytes, begin * row_bytes + 1);
+            #[cfg(not(target_os = "linux"))]
+            let _ = map;
+        }
+        self.ready.store(to, Ordering::Relaxed);
     }
 
     /// The elements of a row.
@@ -241,9 +265,32 @@ mod tests {
             assert!(row.iter().all(|v| *v == 0), "row {at} is fresh");
             row.fill(at as u64);
         });
-        assert!(matches!(arena.chunks[3].get().unwrap().memory, Memory::Mapped { .. }));
+        assert!(matches!(arena.chunks[3].get().unwrap().memory, Memory::Mapped(_)));
         assert!((0..1_000).all(|row| arena.row(row).iter().all(|v| *v == row as u64)));
         assert_eq!(arena.row(999).as_ptr() as usize % ALIGN, 0);
+    }
+
+    /// Chunks of four MiB and more are made ready before there is a row in them, or while there are some.
+    #[test]
+    fn memory_is_there_before_the_rows() {
+        let arena = Arena::<u64>::new(64);
+        let made = |arena: &Arena<u64>| arena.chunks.iter().filter(|chunk| chunk.get().is_some()).count();
+        arena.extend(100, |at, row| row.fill(at as u64));
+        arena.ready_ahead();
+        assert_eq!(made(&arena), 3, "small chunks come with their rows");
+        while arena.len() < 40_000 {
+            let begin = arena.len() as u64;
+            arena.ready_ahead();
+            arena.extend(1_000, |at, row| {
+                assert!(row.iter().all(|v| *v == 0));
+                row.fill(begin + at as u64);
+            });
+        }
+        arena.ready_ahead();
+        let next = place(arena.len() + HUGE_PAGE / 512).0;
+        assert!(arena.chunks[next].get().is_some() && arena.ready.load(Ordering::Relaxed) > arena.len());
+        assert!((0..100).all(|row| arena.row(row)[0] == row as u64));
+        assert!((100..arena.len()).all(|row| arena.row(row).iter().all(|v| *v == row as u64)));
     }
 
     #[test]
@@ -251,6 +298,7 @@ mod tests {
         let arena = Arena::<u64>::new(9);
         std::thread::scope(|scope| {
             scope.spawn(|| (0..20_000_u64).for_each(|i| arena.extend(1, |_, row| row.fill(i))));
+            scope.spawn(|| (0..1_000).for_each(|_| arena.ready_ahead()));
             let mut seen = 0;
             while seen < 20_000 {
                 seen = arena.len();

@@ -135,6 +135,11 @@ impl Index {
         self.rows.append(generation, vector, inverse_norm, &mut self.draft.lock());
     }
 
+    /// Has the memory of the next rows ready, for whoever has time for it.
+    pub fn ready_ahead(&self) {
+        self.rows.ready_ahead();
+    }
+
     /// The row died.
     pub fn kill(&self, generation: Generation, death: Generation) {
         self.rows.kill(generation, death);

@@ -98,6 +98,19 @@ impl Rows {
         blocks.bits.extend(1, |_, block| transpose(&rows, block));
     }
 
+    /// Has the memory of the next rows ready.
+    pub(super) fn ready_ahead(&self) {
+        self.bytes.ready_ahead();
+        self.factors.ready_ahead();
+        self.generations.ready_ahead();
+        self.died.ready_ahead();
+        self.bits.iter().for_each(Arena::ready_ahead);
+        if let Some(blocks) = &self.blocks {
+            blocks.bits.ready_ahead();
+            blocks.factors.ready_ahead();
+        }
+    }
+
     pub(super) fn held(&self, row: u32) -> Held<'_> {
         let at = row as usize;
         let bits = self.bits.as_ref().map_or(&[][..], |bits| bits.row(at));

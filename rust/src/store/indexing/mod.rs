@@ -26,6 +26,9 @@ use crate::index::{Index, held_bytes};
 use crate::types::codec::Seed;
 use crate::types::{Config, Generation, SpaceOptions};
 
+/// So many rows that wait for the graph came fast; those that follow find their memory ready, or who waits for them waits for it.
+const READY_FROM: u64 = 2_048;
+
 /// A space whose index has nothing to do is looked at again after so long, or when something was written.
 const REST_MS: u64 = 250;
 
@@ -238,6 +241,9 @@ impl Space {
         let Some(answers) = answers.filter(|answers| answers.index.rows() >= self.indexing.graph_rows_min) else {
             return (worked, busy);
         };
+        if self.tail_rows() > READY_FROM {
+            answers.index.ready_ahead();
+        }
         let built = answers.index.build();
         let linked = answers.index.linked() as u64;
         // Relaxed: each row is counted by one of those who linked them; nothing else hangs on it.
