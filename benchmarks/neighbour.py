@@ -4,7 +4,7 @@
 
 The quiet space answers one recall and stores one observation again and again, at a fixed pace. Phases, alternating:
 alone; while two threads hammer another space with batches of 256; while another process computes and writes and syncs
-as many bytes. Real rows. Medians over the rounds.
+as many bytes as the engine did, sealing and the filling of segments included. Real rows. Medians over the rounds.
 """
 
 import argparse
@@ -84,6 +84,12 @@ def hammered(space: engram.Space, vectors: np.ndarray, work: Callable[[], _T]) -
     return result, sum(stored) / took
 
 
+def written(engine: engram.Engine) -> float:
+    """Return how many bytes the engine has written so far."""
+    kinds = ("log", "segment_fill", "sealed", "merged", "checkpoint")
+    return float(sum(engine.stats()[f"{kind}_bytes"] for kind in kinds))
+
+
 def burn(path: str, bytes_a_second: float, threads: int) -> None:
     """Be the equal load: each thread computes all the time; one writes and syncs so many bytes a second."""
 
@@ -136,10 +142,13 @@ def measure(directory: Path, partitions: int, seconds: float) -> dict[str, float
 
         for _ in range(ROUNDS):
             note("alone", quiet(space, vectors, seconds))
+            before, begun = written(engine), time.perf_counter()
             result, rate = hammered(other, vectors, lambda: quiet(space, vectors, seconds))
+            disk = (written(engine) - before) / (time.perf_counter() - begun)
             note("hammered", result)
             lines.setdefault("hammered MiB/s", []).append(rate / MIB)
-            load = [sys.executable, __file__, "--burn", str(directory / "burnt"), str(rate), str(THREADS)]
+            lines.setdefault("written MiB/s", []).append(disk / MIB)
+            load = [sys.executable, __file__, "--burn", str(directory / "burnt"), str(disk), str(THREADS)]
             with subprocess.Popen(load) as process:
                 time.sleep(0.5)
                 note("outside", quiet(space, vectors, seconds))
