@@ -4,7 +4,8 @@
 
 The quiet space answers one recall and stores one observation again and again, at a fixed pace. Phases, alternating:
 alone; while two threads hammer another space with batches of 256; while another process computes and writes and syncs
-as many bytes as the engine did, sealing and the filling of segments included. Real rows. Medians over the rounds.
+as many bytes: each MiB of the log's, and two MiB at a time what sealing, merging and the filling of segments took. Real
+rows. Medians over the rounds.
 """
 
 import argparse
@@ -35,6 +36,7 @@ THREADS = 2
 PACE = 0.004  # seconds between two calls of the quiet space's client
 ROUNDS = 3
 MIB = 1 << 20
+SYNC_MIB = 2  # after so many the engine syncs what is not its log
 
 
 def percentile(values: list[float], q: float) -> float:
@@ -84,13 +86,14 @@ def hammered(space: engram.Space, vectors: np.ndarray, work: Callable[[], _T]) -
     return result, sum(stored) / took
 
 
-def written(engine: engram.Engine) -> float:
-    """Return how many bytes the engine has written so far."""
-    kinds = ("log", "segment_fill", "sealed", "merged", "checkpoint")
-    return float(sum(engine.stats()[f"{kind}_bytes"] for kind in kinds))
+def written(engine: engram.Engine) -> np.ndarray:
+    """Return how many bytes the engine has written so far: to its logs; besides."""
+    stats = engine.stats()
+    besides = sum(stats[f"{kind}_bytes"] for kind in ("segment_fill", "sealed", "merged", "checkpoint"))
+    return np.array([stats["log_bytes"], besides], dtype=float)
 
 
-def burn(path: str, bytes_a_second: float, threads: int) -> None:
+def burn(path: str, log: float, besides: float, threads: int) -> None:
     """Be the equal load: each thread computes all the time; one writes and syncs so many bytes a second."""
 
     def compute() -> None:
@@ -102,13 +105,18 @@ def burn(path: str, bytes_a_second: float, threads: int) -> None:
         threading.Thread(target=compute, daemon=True).start()
     block, rows = os.urandom(MIB), np.random.default_rng(1).normal(size=(BATCH, 384)).astype(np.float32)
     with Path(path).open("wb", buffering=0) as file:
-        due = time.perf_counter()
+        due, owed = time.perf_counter(), 0.0
         while True:
             if file.tell() > 256 * MIB:
                 file.seek(0)
             file.write(block)
             os.fdatasync(file.fileno())
-            due += MIB / bytes_a_second
+            due, owed = due + MIB / log, owed + besides / log
+            while owed >= SYNC_MIB:
+                for _ in range(SYNC_MIB):
+                    file.write(block)
+                os.fdatasync(file.fileno())
+                owed -= SYNC_MIB
             while time.perf_counter() < due:
                 np.linalg.norm(rows, axis=1)
 
@@ -147,8 +155,8 @@ def measure(directory: Path, partitions: int, seconds: float) -> dict[str, float
             disk = (written(engine) - before) / (time.perf_counter() - begun)
             note("hammered", result)
             lines.setdefault("hammered MiB/s", []).append(rate / MIB)
-            lines.setdefault("written MiB/s", []).append(disk / MIB)
-            load = [sys.executable, __file__, "--burn", str(directory / "burnt"), str(disk), str(THREADS)]
+            lines.setdefault("written MiB/s", []).append(disk.sum() / MIB)
+            load = [sys.executable, __file__, "--burn", str(directory / "burnt"), *map(str, disk), str(THREADS)]
             with subprocess.Popen(load) as process:
                 time.sleep(0.5)
                 note("outside", quiet(space, vectors, seconds))
@@ -162,10 +170,11 @@ def main() -> None:
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--burn", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--burn", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.burn:
-        burn(arguments.burn[0], float(arguments.burn[1]), int(arguments.burn[2]))
+        path, log, besides, threads = arguments.burn
+        burn(path, float(log), float(besides), int(threads))
     with tempfile.TemporaryDirectory(dir=arguments.directory) as scratch:
         directory = Path(scratch)
         group = group_time(directory)

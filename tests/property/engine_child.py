@@ -91,6 +91,7 @@ class Calls:
     def __init__(self) -> None:
         self.engine: engram.Engine | None = None
         self._served: tuple[Any, ...] = ()
+        self._lossy = False
         self.snapshots: dict[int, engram.Snapshot] = {}
         self.sessions: dict[int, engram.Session] = {}
 
@@ -101,8 +102,9 @@ class Calls:
     def open(self, path: str, limits: dict[str, int], wire: str | None = None) -> dict[str, Any]:
         """With `wire` all calls go over one that is "late", or "lossy": it also breaks connections."""
         here = self.engine = engram.open(path, limits=limits)
+        self._lossy = wire == "lossy"
         if wire is not None:
-            self._served = self._reach(here, wire == "lossy")
+            self._served = self._reach(here, self._lossy)
         self.snapshots.clear()
         self.sessions.clear()
         return here.report
@@ -204,7 +206,7 @@ class Calls:
         def once() -> list[tuple[Any, ...]]:
             return [row(memory) for memory in reads.list(after=after, limit=_PAGE, as_of=as_of)]
 
-        for _ in range(_ATTEMPTS - 1):
+        for _ in range(_ATTEMPTS - 1 if self._lossy else 0):
             with suppress(engram.Unavailable):
                 return once()
         return once()

@@ -50,7 +50,7 @@ pub trait Scheduler: Send + Sync {
 pub trait File: Send + Sync {
     /// Writes all chunks one after the other from `offset`.
     fn write_at(&self, offset: u64, chunks: &[&[u8]]) -> io::Result<()>;
-    /// The same for work that nobody waits for: between its pieces others have the CPU.
+    /// The same in small pieces, between which others have the CPU: for what nobody waits for.
     fn write_patiently(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.write_at(offset, &[bytes])
     }

@@ -31,5 +31,5 @@ pub use record::{
 pub use restamp::{NewSegment, restamp};
 pub use scan::{GroupAt, LogDamage, Recovered, recover, segment_path};
 pub use spaces::{CreateSpace, DropSpace, SetQuota};
-pub use supply::{Spare, Supply, SupplyWork};
+pub use supply::{KEPT as SPARES_KEPT, Spare, Supply, SupplyWork};
 pub use writer::{GroupBuilder, LogEvent, LogWriter, Room};

@@ -90,7 +90,7 @@ fn empty_segment(
 ) -> io::Result<Arc<dyn File>> {
     let Some(spare) = spare else {
         let file = files.create(tmp)?;
-        super::supply::fill(&*file, bytes)?;
+        super::supply::fill(&*file, bytes, true)?;
         return Ok(file);
     };
     // Durable before the first write: a spare is all zeros, or it is not called a spare.

@@ -1,7 +1,7 @@
 //! Zero-filled segments, made ready off the write path (D9) so that a full disk is met before anything is numbered (D10).
 //!
-//! Shared by a partition's writer (takes) and the maintenance machine (makes, one job at a time). One spare beyond the next is
-//! kept back for recovery and closing groups. A crash leaves a `.tmp` file or a whole spare; both are found at the next start.
+//! Shared by a partition's writer (takes) and the maintenance machine (makes, one job at a time). The last spare is kept back for
+//! recovery and closing groups. A crash leaves a `.tmp` file or a whole spare; both are found at the next start.
 
 use std::io;
 
@@ -11,8 +11,9 @@ use crate::env::{Files, Output, Site};
 use crate::error::Error;
 
 const FILL: usize = 1 << 20;
-/// Spares that are kept: the reserve, the next, and one while the next is being made.
-const KEPT: usize = 3;
+/// Spares that a partition must have, the reserve and the next; and that are kept, so that there is a next one while another is made.
+const NEEDED: usize = 2;
+pub const KEPT: usize = 3;
 /// Synced after each so many bytes: a log's sync never waits for more than this behind it.
 const SYNC_EVERY: u64 = 2 << 20;
 
@@ -29,10 +30,14 @@ pub struct SupplyWork {
     /// A freed segment to fill with zeros again; None: a new file.
     recycle: Option<String>,
     spare: Spare,
+    /// A writer waits for it, or soon will.
+    urgent: bool,
 }
 
 struct State {
     spares: Vec<Spare>,
+    /// How many are made: one less after the disk had no room for the last of them, until one is taken.
+    most: usize,
     freed: Vec<Spare>,
     active: bool,
     smallest: u64,
@@ -56,6 +61,7 @@ impl Supply {
         let next_bytes = (largest_seen * 2).clamp(first, max);
         let state = State {
             spares: found,
+            most: KEPT,
             freed: Vec::new(),
             active: false,
             smallest: 0,
@@ -92,10 +98,9 @@ impl Supply {
         let mut state = self.state.lock();
         let at = state.spares.iter().position(|s| s.bytes >= bytes)?;
         let spare = state.spares.remove(at);
-        // A log that is used gets larger segments; but not while they are taken as fast as they are made: a larger one would be late.
-        if state.spares.iter().filter(|s| s.bytes >= spare.bytes).count() >= KEPT - 1 {
-            state.next_bytes = state.next_bytes.max((spare.bytes * 2).min(self.bytes_max));
-        }
+        // A log that is used gets larger segments.
+        state.next_bytes = state.next_bytes.max((spare.bytes * 2).min(self.bytes_max));
+        state.most = KEPT;
         Some(spare)
     }
 
@@ -123,18 +128,20 @@ impl Supply {
         self.state.lock().spares.clone()
     }
 
-    /// What to do next: fill a spare, or remove a freed segment that is not wanted. Files to remove come with `bytes == 0`.
-    pub fn work(&self) -> Option<SupplyWork> {
+    /// What to do next if there are fewer than `most` spares: fill one; or remove a freed segment that is not wanted. Files to remove come
+    /// with `bytes == 0`.
+    pub fn work(&self, most: usize) -> Option<SupplyWork> {
         let mut state = self.state.lock();
         if state.making || !state.active {
             return None;
         }
         let fits = state.spares.iter().any(|s| s.bytes >= state.smallest);
-        let wanted = state.spares.len() < KEPT || !fits;
-        let freed = state.freed.pop();
-        if !wanted && freed.is_none() {
+        let wanted = state.spares.len() < most.min(state.most) || !fits;
+        // What is not wanted now may be the next to be filled.
+        if !wanted && (state.spares.len() < state.most || state.freed.is_empty()) {
             return None;
         }
+        let freed = state.freed.pop();
         let bytes = state.next_bytes.max(state.smallest.next_multiple_of(FILL as u64));
         let recycle = freed.as_ref().filter(|f| wanted && f.bytes >= bytes);
         let spare = match (&freed, recycle) {
@@ -143,7 +150,8 @@ impl Supply {
             (None, _) => Spare { path: self.name(&mut state), bytes },
         };
         state.making = true;
-        Some(SupplyWork { dir: self.dir.clone(), recycle: recycle.map(|f| f.path.clone()), spare })
+        let urgent = state.spares.len() < NEEDED || !fits;
+        Some(SupplyWork { dir: self.dir.clone(), recycle: recycle.map(|f| f.path.clone()), spare, urgent })
     }
 
     fn name(&self, state: &mut State) -> String {
@@ -171,7 +179,12 @@ impl Supply {
                 // What was to be removed, or filled with zeros, still is.
                 let path = if work.spare.bytes == 0 { Some(&work.spare.path) } else { work.recycle.as_ref() };
                 state.freed.extend(path.map(|path| Spare { path: path.clone(), bytes: 0 }));
-                state.error = Some(e);
+                if work.urgent {
+                    state.error = Some(e);
+                } else {
+                    // Nobody misses it: the room that is left is for others.
+                    state.most = NEEDED;
+                }
             }
         }
     }
@@ -180,6 +193,11 @@ impl Supply {
 impl SupplyWork {
     pub fn path(&self) -> &str {
         &self.spare.path
+    }
+
+    /// Whether somebody misses what it makes.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
     }
 
     /// Runs on the maintenance port.
@@ -205,7 +223,7 @@ impl SupplyWork {
             Some(file) => file,
             None => files.create(&tmp)?,
         };
-        let filled = fill(&*file, self.spare.bytes).and_then(|()| file.sync(Site::SegmentZeroSync));
+        let filled = fill(&*file, self.spare.bytes, self.urgent).and_then(|()| file.sync(Site::SegmentZeroSync));
         if let Err(e) = filled {
             // A half-made spare only takes room that others may need.
             let _ = files.remove(&tmp);
@@ -217,12 +235,12 @@ impl SupplyWork {
     }
 }
 
-pub(super) fn fill(file: &dyn crate::env::File, bytes: u64) -> io::Result<()> {
+pub(super) fn fill(file: &dyn crate::env::File, bytes: u64, urgent: bool) -> io::Result<()> {
     let zeros = vec![0; FILL.min(usize::try_from(bytes).unwrap_or(FILL))];
     let mut at = 0;
     while at < bytes {
         let n = zeros.len().min(usize::try_from(bytes - at).unwrap_or(FILL));
-        file.write_patiently(at, &zeros[..n])?;
+        if urgent { file.write_at(at, &[&zeros[..n]]) } else { file.write_patiently(at, &zeros[..n]) }?;
         at += n as u64;
         if at % SYNC_EVERY == 0 && at < bytes {
             file.sync(Site::SegmentZeroSync)?;
@@ -247,24 +265,22 @@ mod tests {
         let (files, supply) = (MemoryFiles::new(), supply());
         files.create_dir("log").unwrap();
         assert!(!supply.ready(1 << 20, true));
-        while let Some(work) = supply.work() {
-            assert!(supply.work().is_none(), "one job at a time");
+        while let Some(work) = supply.work(KEPT) {
+            assert!(supply.work(KEPT).is_none(), "one job at a time");
             supply.finished(&work, work.run(&files).map(|_| ()).map_err(|e| Error::io("x", &e)));
         }
         let sizes: Vec<u64> = supply.spares().iter().map(|s| s.bytes).collect();
         assert_eq!(sizes, [1 << 20; KEPT]);
         assert!(supply.ready(1 << 20, false));
         let first = supply.take(1 << 20).unwrap();
-        assert_eq!(supply.state.lock().next_bytes, 2 << 20, "they grow while there are enough");
         let _ = supply.take(1 << 20).unwrap();
-        assert_eq!(supply.state.lock().next_bytes, 2 << 20, "and not while they are short");
         assert!(!supply.ready(1 << 20, false) && supply.ready(1 << 20, true), "the reserve");
         supply.free(first.path.clone(), first.bytes);
         supply.free(first.path, first.bytes);
-        let work = supply.work().unwrap();
+        let work = supply.work(KEPT).unwrap();
         assert_eq!(work.spare.bytes, 0, "too small to keep: removed");
         supply.finished(&work, work.run(&files).map(|_| ()).map_err(|e| Error::io("x", &e)));
-        let work = supply.work().unwrap();
+        let work = supply.work(KEPT).unwrap();
         assert_eq!(
             (work.recycle.clone(), work.spare.bytes),
             (None, 2 << 20),
@@ -279,11 +295,30 @@ mod tests {
         let (files, supply) = (MemoryFiles::new(), supply());
         files.create_dir("log").unwrap();
         supply.free("log/spare-9.log.tmp".to_owned(), 4 << 20);
-        while let Some(work) = supply.work() {
+        while let Some(work) = supply.work(KEPT) {
             supply.finished(&work, work.run(&files).map(|_| ()).map_err(|e| Error::io("x", &e)));
             assert!(supply.error().is_none());
         }
         assert_eq!(supply.spares().len(), KEPT);
+    }
+
+    /// A disk that has no room for the last of them is not full for whoever writes, and is not asked again and again.
+    #[test]
+    fn the_last_spare_is_not_missed() {
+        let (files, supply) = (MemoryFiles::new(), supply());
+        files.create_dir("log").unwrap();
+        let make = || {
+            let work = supply.work(KEPT).unwrap();
+            supply.finished(&work, work.run(&files).map(|_| ()).map_err(|e| Error::io("x", &e)));
+        };
+        (0..NEEDED).for_each(|_| make());
+        assert!(supply.work(NEEDED).is_none());
+        files.set_capacity(Some(2 << 20));
+        make();
+        assert!(supply.error().is_none() && supply.spares().len() == NEEDED);
+        assert!(supply.work(KEPT).is_none(), "until one is taken");
+        let _ = supply.take(1 << 20).unwrap();
+        assert!(supply.work(KEPT).unwrap().is_urgent());
     }
 
     /// D10: a full disk is an error before anything is numbered, and goes away by itself.
@@ -292,12 +327,12 @@ mod tests {
         let (files, supply) = (MemoryFiles::new(), supply());
         files.create_dir("log").unwrap();
         files.set_capacity(Some(1000));
-        let work = supply.work().unwrap();
+        let work = supply.work(KEPT).unwrap();
         supply.finished(&work, work.run(&files).map(|_| ()).map_err(|e| Error::io("x", &e)));
         assert!(supply.error().unwrap().is_disk_full());
         assert!(files.list("log").unwrap().is_empty(), "nothing half-made stays");
         files.set_capacity(None);
-        let work = supply.work().unwrap();
+        let work = supply.work(KEPT).unwrap();
         supply.finished(&work, work.run(&files).map(|_| ()).map_err(|e| Error::io("x", &e)));
         assert!(supply.error().is_none() && supply.spares().len() == 1);
     }

@@ -107,8 +107,7 @@ impl Writer {
             self.send(core, partition);
         }
         self.when_idle(core, partition);
-        // With nothing under way, what is held waits for a segment: what makes room steps the writer.
-        more && self.in_flight.is_empty() && self.held.is_none() && self.held_control.is_none()
+        more && self.in_flight.is_empty()
     }
 
     /// Log: the group leaves for the disk.

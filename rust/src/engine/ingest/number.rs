@@ -74,19 +74,19 @@ pub(super) struct Group {
 }
 
 impl Writer {
-    /// Drain and number, orders first, then round robin over the spaces that wait. True if more waits than went in.
+    /// Drain and number, orders first, then round robin over the spaces that wait. True if more waits than went in, and not for a segment.
     pub(super) fn fill(&mut self, core: &Core, partition: &Partition) -> bool {
         if !self.log_quarantines(core, partition) {
             // What makes room steps the writer.
             return false;
         }
         if self.building.items.is_empty() && !self.orders(core, partition) {
-            return true;
+            return !self.waits_for_room();
         }
         if let Some((space, batch)) = self.held.take()
             && !self.add(core, partition, &space, batch)
         {
-            return true;
+            return !self.waits_for_room();
         }
         let mut turns = partition.ready.len();
         let now = core.now();
@@ -104,10 +104,15 @@ impl Writer {
                 partition.ready.push(id);
             }
             if full {
-                return true;
+                return !self.waits_for_room();
             }
         }
         !partition.ready.is_empty() || !partition.controls.is_empty()
+    }
+
+    /// What does not even fit an empty group waits for a segment: what makes one steps the writer.
+    fn waits_for_room(&self) -> bool {
+        self.building.items.is_empty() && (self.held.is_some() || self.held_control.is_some())
     }
 
     /// A space's turn: its lanes by weight, each at least one batch, so that none is starved; then what is left, the more urgent first (O3).

@@ -26,7 +26,7 @@ use crate::records::SealedFile;
 use crate::session::{ExpiryGuard, SessionState};
 use crate::store::Space;
 use crate::types::{Generation, SessionId, SpaceId};
-use crate::wal::{Supply, SupplyWork};
+use crate::wal::{SPARES_KEPT, Supply, SupplyWork};
 
 /// Blocks checked in one job, and the pause between jobs: at most 25 MB/s, only when idle.
 const SCRUB_BLOCKS: usize = 64;
@@ -119,6 +119,7 @@ impl Maintenance {
                 }
                 match &result {
                     Ok(_) => self.last_error = None,
+                    Err(_) if !work.is_urgent() => {}
                     Err(e) => {
                         (self.failures, self.last_error) = (self.failures + 1, Some(e.clone()));
                         self.supply_retry_at = core.after_ms(core.config.maintenance_retry_ms);
@@ -206,15 +207,13 @@ impl Maintenance {
         if core.now() < self.supply_retry_at {
             return false;
         }
-        let supplies = core.partitions.iter().map(|p| &p.supply).chain([&core.catalogue.supply]);
-        for supply in supplies {
-            if let Some(work) = supply.work() {
-                let run = work.clone();
-                self.submit(core, Work::Supply(Arc::clone(supply), work), Box::new(move |files| run.run(files)));
-                return true;
-            }
-        }
-        false
+        let supplies = || core.partitions.iter().map(|p| &p.supply).chain([&core.catalogue.supply]);
+        // Those that have least come first.
+        let next = (1..=SPARES_KEPT).find_map(|most| supplies().find_map(|supply| Some((supply, supply.work(most)?))));
+        let Some((supply, work)) = next else { return false };
+        let run = work.clone();
+        self.submit(core, Work::Supply(Arc::clone(supply), work), Box::new(move |files| run.run(files)));
+        true
     }
 
     /// Chooses what is due.

@@ -65,7 +65,8 @@ impl Choice {
             }
             let (score, to) = self.scored[i];
             let is_copy = rows.bytes.row(to as usize) == own;
-            if if is_copy { copy.is_some() } else { self.is_behind(rows, to, score, copy) } {
+            let is_out = if is_copy { copy.is_some() } else { self.is_behind(rows, to, score, copy) };
+            if is_out {
                 continue;
             }
             copy = copy.or_else(|| is_copy.then_some(near.len()));

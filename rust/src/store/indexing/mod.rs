@@ -26,7 +26,7 @@ use crate::index::{Index, held_bytes};
 use crate::types::codec::Seed;
 use crate::types::{Config, Generation, SpaceOptions};
 
-/// So many rows that wait for the graph came fast; those that follow find their memory ready, or who waits for them waits for it.
+/// Where so many rows wait for the graph they come fast, and a huge page is full within a second or so: the next one is made ready.
 const READY_FROM: u64 = 2_048;
 
 /// A space whose index has nothing to do is looked at again after so long, or when something was written.
