@@ -119,9 +119,10 @@ impl Maintenance {
                 }
                 match &result {
                     Ok(_) => self.last_error = None,
-                    Err(_) if !work.is_urgent() => {}
                     Err(e) => {
-                        (self.failures, self.last_error) = (self.failures + 1, Some(e.clone()));
+                        if work.is_urgent() {
+                            (self.failures, self.last_error) = (self.failures + 1, Some(e.clone()));
+                        }
                         self.supply_retry_at = core.after_ms(core.config.maintenance_retry_ms);
                     }
                 }
