@@ -30,7 +30,7 @@ pub struct SupplyWork {
     /// A freed segment to fill with zeros again; None: a new file.
     recycle: Option<String>,
     spare: Spare,
-    /// A writer waits for it, or soon will.
+    /// A writer waits for it, or soon will; or a purge.
     urgent: bool,
 }
 
@@ -150,7 +150,8 @@ impl Supply {
             (None, _) => Spare { path: self.name(&mut state), bytes },
         };
         state.making = true;
-        let urgent = state.spares.len() < NEEDED || !fits;
+        // For a removal a purge may wait.
+        let urgent = state.spares.len() < NEEDED || !fits || spare.bytes == 0;
         Some(SupplyWork { dir: self.dir.clone(), recycle: recycle.map(|f| f.path.clone()), spare, urgent })
     }
 
@@ -317,6 +318,10 @@ mod tests {
         make();
         assert!(supply.error().is_none() && supply.spares().len() == NEEDED);
         assert!(supply.work(KEPT).is_none(), "until one is taken");
+        supply.free("log/old.log".to_owned(), 1);
+        let removal = supply.work(KEPT).unwrap();
+        supply.finished(&removal, Err(Error::Closed { what: "the disk".to_owned() }));
+        assert!(supply.error().is_some() && supply.is_freeing(), "a purge hears of what stays");
         let _ = supply.take(1 << 20).unwrap();
         assert!(supply.work(KEPT).unwrap().is_urgent());
     }
