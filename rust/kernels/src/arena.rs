@@ -9,6 +9,7 @@
 //! of memory ends the process, as everywhere in Rust. At most 2³² − 32 rows.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -27,8 +28,7 @@ const LINES_FETCHED: usize = 4;
 const ALIGN: usize = 64;
 /// Chunks of so many bytes are mapped, smaller ones lie in the heap.
 const MAPPED_FROM: usize = 1 << 20;
-/// And of so many in huge pages.
-const HUGE_FROM: usize = 4 << 20;
+/// Chunks of so many bytes begin at a huge page, and lie in as many as they fill.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// What rows are made of.
@@ -59,8 +59,9 @@ struct Chunk<T> {
 
 enum Memory {
     Heap(Layout),
-    /// Of which only the advice is used: rows are reached by `start`.
-    Mapped(MmapMut),
+    /// Of which only the advice is used: rows are reached by `start`, so many bytes into it.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no advice"))]
+    Mapped(MmapMut, usize),
 }
 
 impl<T: Plain> Chunk<T> {
@@ -69,14 +70,17 @@ impl<T: Plain> Chunk<T> {
         #[expect(clippy::expect_used, reason = "no machine has the memory for it")]
         let layout = layout.expect("a chunk is smaller than the address space");
         if layout.size() >= MAPPED_FROM {
-            let Ok(mut map) = MmapMut::map_anon(layout.size()) else { handle_alloc_error(layout) };
-            // Without them it is slower, no more; a small chunk would grow by as much as it has.
+            let pages = if cfg!(target_os = "linux") { layout.size() / HUGE_PAGE } else { 0 };
+            let room = layout.size() + pages.min(1) * HUGE_PAGE;
+            let Ok(mut map) = MmapMut::map_anon(room) else { handle_alloc_error(layout) };
+            let skipped = if pages > 0 { map.as_ptr().align_offset(HUGE_PAGE) } else { 0 };
+            let start = NonNull::from(&mut map[skipped..][..layout.size()]).cast::<T>();
+            // Without them it is slower, no more.
             #[cfg(target_os = "linux")]
-            if layout.size() >= HUGE_FROM {
-                let _ = map.advise(memmap2::Advice::HugePage);
+            if pages > 0 {
+                let _ = map.advise_range(memmap2::Advice::HugePage, skipped, pages * HUGE_PAGE);
             }
-            let start = NonNull::from(&mut map[..]).cast::<T>();
-            return Self { start, memory: Memory::Mapped(map) };
+            return Self { start, memory: Memory::Mapped(map, skipped) };
         }
         // SAFETY: the layout's size is not zero: at least one element, none of them of size zero (`Plain` is sealed by its list).
         let start = unsafe { alloc_zeroed(layout) };
@@ -90,7 +94,9 @@ impl<T> Chunk<T> {
     fn populate(&self, bytes: Range<usize>) -> std::io::Result<()> {
         match &self.memory {
             #[cfg(target_os = "linux")]
-            Memory::Mapped(map) => map.advise_range(memmap2::Advice::PopulateWrite, bytes.start, bytes.len()),
+            Memory::Mapped(map, skipped) => {
+                map.advise_range(memmap2::Advice::PopulateWrite, skipped + bytes.start, bytes.len())
+            }
             _ => Err(std::io::ErrorKind::Unsupported.into()),
         }
     }
@@ -185,7 +191,7 @@ impl<T: Plain> Arena<T> {
             let (chunk, first) = place(at);
             let rows = (to - at).min((FIRST << chunk) - first);
             let Some(slot) = self.chunks.get(chunk) else { return };
-            if (FIRST << chunk) * row_bytes >= HUGE_FROM {
+            if (FIRST << chunk) * row_bytes >= HUGE_PAGE {
                 let chunk = slot.get_or_init(|| Chunk::new((FIRST << chunk) * self.stride));
                 // A system that does not know how leaves it to whoever writes.
                 let _ = chunk.populate(first * row_bytes..(first + rows) * row_bytes);
@@ -203,10 +209,37 @@ impl<T: Plain> Arena<T> {
     #[inline]
     pub fn row(&self, row: usize) -> &[T] {
         assert!(row < self.len(), "row {row} of {}", self.len());
+        // SAFETY: it is published.
+        unsafe { self.published(row) }
+    }
+
+    /// Where each of `picked` lies, of as many as there is room for.
+    ///
+    /// # Panics
+    /// If a row is not there.
+    #[inline]
+    pub(crate) fn look_up<'a, 'b>(&'a self, picked: &[u32], room: &'b mut Room<'a, T>) -> &'b [&'a [T]] {
+        let len = self.len();
+        fill(
+            room,
+            picked.iter().map(|row| {
+                assert!((*row as usize) < len, "row {row} of {len}");
+                // SAFETY: it is published.
+                unsafe { self.published(*row as usize) }
+            }),
+        )
+    }
+
+    /// # Safety
+    /// The row lies below a length that was read.
+    #[inline]
+    unsafe fn published(&self, row: usize) -> &[T] {
         let (chunk, at) = place(row);
-        let Some(chunk) = self.chunks[chunk].get() else { unreachable!("rows below the length have a chunk") };
-        // SAFETY: published rows lie in their chunk and are not written again, as `extend` begins at the length.
-        unsafe { std::slice::from_raw_parts(chunk.start.as_ptr().add(at * self.stride), self.stride) }
+        // SAFETY: published rows have a chunk, lie in it, and are not written again, as `extend` begins at the length.
+        unsafe {
+            let chunk = self.chunks.get_unchecked(chunk).get().unwrap_unchecked();
+            std::slice::from_raw_parts(chunk.start.as_ptr().add(at * self.stride), self.stride)
+        }
     }
 
     /// Rows from `row` on that lie one after the other, at most up to `end`: their elements.
@@ -227,20 +260,48 @@ impl<T: Plain> Arena<T> {
     #[inline]
     pub fn prefetch(&self, row: usize) {
         let (chunk, at) = place(row);
-        #[cfg(target_arch = "x86_64")]
         if let Some(chunk) = self.chunks.get(chunk).and_then(OnceLock::get) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let bytes = self.stride * size_of::<T>();
-            for line in (0..bytes.min(LINES_FETCHED * ALIGN)).step_by(ALIGN) {
-                // SAFETY: a prefetch reads nothing and never faults; the address lies in the chunk.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(chunk.start.as_ptr().add(at * self.stride).cast::<i8>().add(line))
-                }
-            }
+            // SAFETY: the row lies in the chunk, written or not.
+            unsafe { fetch(chunk.start.as_ptr().add(at * self.stride), self.stride) }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (chunk, at);
     }
+}
+
+/// Rows looked up at once.
+pub(crate) const STRIP: usize = 32;
+pub(crate) type Room<'a, T> = [MaybeUninit<&'a [T]>; STRIP];
+
+/// Fills the room with rows, as many as there are or fit.
+#[inline]
+pub(crate) fn fill<'a, 'b, T>(room: &'b mut Room<'a, T>, rows: impl Iterator<Item = &'a [T]>) -> &'b [&'a [T]] {
+    let mut filled = 0;
+    for (place, row) in room.iter_mut().zip(rows) {
+        place.write(row);
+        filled += 1;
+    }
+    // SAFETY: so many places were written, and one that was is the reference in it.
+    unsafe { std::slice::from_raw_parts(room.as_ptr().cast(), filled) }
+}
+
+/// Asks the CPU to fetch a row, or its begin.
+#[inline]
+pub(crate) fn fetch_row<T>(row: &[T]) {
+    // SAFETY: a slice is an allocation's, or empty.
+    unsafe { fetch(row.as_ptr(), row.len()) }
+}
+
+/// # Safety
+/// So many elements lie behind the pointer in one allocation.
+#[inline]
+unsafe fn fetch<T>(start: *const T, elements: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..(elements * size_of::<T>()).min(LINES_FETCHED * ALIGN)).step_by(ALIGN) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and never faults; the address lies in the allocation.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().add(line)) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, elements);
 }
 
 #[cfg(all(test, not(loom)))]
@@ -278,15 +339,45 @@ mod tests {
             assert!(row.iter().all(|v| *v == 0), "row {at} is fresh");
             row.fill(at as u64);
         });
-        assert!(matches!(arena.chunks[3].get().unwrap().memory, Memory::Mapped(_)));
+        assert!(matches!(arena.chunks[3].get().unwrap().memory, Memory::Mapped(..)));
         assert!((0..1_000).all(|row| arena.row(row).iter().all(|v| *v == row as u64)));
         assert_eq!(arena.row(999).as_ptr() as usize % ALIGN, 0);
     }
 
-    /// Chunks of four MiB and more are made ready before there is a row in them, or while there are some.
+    /// A chunk of two MiB and more begins at a huge page, whatever a row takes.
+    #[test]
+    fn large_chunks_lie_in_huge_pages() {
+        for stride in [64, 104] {
+            let arena = Arena::<u64>::new(stride);
+            arena.extend(8_200, |at, row| row.fill(at as u64));
+            let large = |chunk: usize| (FIRST << chunk) * stride * 8 >= HUGE_PAGE;
+            let begins = |chunk: &Chunk<u64>| chunk.start.as_ptr() as usize % HUGE_PAGE;
+            assert!(
+                (0..8).any(large)
+                    && (0..8)
+                        .filter(|c| large(*c))
+                        .all(|c| { begins(arena.chunks[c].get().unwrap()) == 0 || !cfg!(target_os = "linux") })
+            );
+            assert!((0..8_200).all(|row| arena.row(row).iter().all(|v| *v == row as u64)));
+            assert_eq!(arena.row(8_199).len(), stride);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "row 3 of 3")]
+    fn what_is_looked_up_is_there() {
+        let arena = Arena::<u64>::new(2);
+        arena.extend(3, |at, row| row.fill(at as u64));
+        let mut room = [MaybeUninit::uninit(); STRIP];
+        assert_eq!(arena.look_up(&[2, 0], &mut room), [[2, 2], [0, 0]]);
+        assert_eq!(arena.look_up(&[1; 40], &mut room), [[1, 1]; STRIP]);
+        arena.look_up(&[0, 3], &mut room);
+    }
+
+    /// Chunks of two MiB and more are made ready before there is a row in them, or while there are some.
     #[test]
     fn memory_is_there_before_the_rows() {
-        let arena = Arena::<u64>::new(64);
+        let arena = Arena::<u64>::new(48);
         let made = |arena: &Arena<u64>| arena.chunks.iter().filter(|chunk| chunk.get().is_some()).count();
         arena.extend(100, |at, row| row.fill(at as u64));
         arena.ready_ahead();
@@ -300,10 +391,10 @@ mod tests {
             });
         }
         arena.ready_ahead();
-        let (next, at) = place(arena.len() + HUGE_PAGE / 512 - 1);
+        let (next, at) = place(arena.len() + HUGE_PAGE / 384 - 1);
         let chunk = arena.chunks[next].get().unwrap();
         assert!(arena.ready.load(Ordering::Relaxed) > arena.len());
-        let end = (at + 1) * 512;
+        let end = (at + 1) * 384;
         let known = chunk.populate(end - 1..end).is_ok() || cfg!(miri) || !cfg!(target_os = "linux");
         assert!(known, "Linux knows how from 5.14 on");
         assert!((0..100).all(|row| arena.row(row)[0] == row as u64));

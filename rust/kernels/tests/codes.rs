@@ -177,6 +177,39 @@ fn many_rows_at_once() {
     }
 }
 
+/// Lengths that have a loop of their own and others, rows with more words than the query, more rows than are looked up at once.
+#[test]
+fn each_length_is_summed() {
+    let ones = |seed: u64| random(64, seed).iter().fold(0_u64, |word, x| word << 1 | u64::from(*x > 0.0));
+    for words in (1..=25).take(if cfg!(miri) { 3 } else { 25 }) {
+        let planes: Vec<u64> = (0..words * PLANES).map(|i| ones(i as u64 + 7)).collect();
+        let bits = Arena::<u64>::new(words + 2);
+        (0..70).for_each(|row| {
+            bits.extend(1, |_, out| (0..words + 2).for_each(|at| out[at] = ones((row * 31 + at) as u64 + 900)));
+        });
+        let expected: Vec<u32> =
+            (0..70).map(|row| planes_product_at(Level::Scalar, &planes, &bits.row(row)[..words])).collect();
+        for count in [1, 31, 32, 33, 64, 65, 70] {
+            let picked: Vec<u32> = (0..count as u32).rev().collect();
+            let mut sums = vec![0; count];
+            planes_products_of(&planes, &bits, &picked, |i, sum, row| {
+                assert_eq!(row, bits.row(picked[i] as usize));
+                sums[i] = sum;
+            });
+            assert!(picked.iter().zip(&sums).all(|(row, sum)| *sum == expected[*row as usize]), "{count} of {words}");
+        }
+        let rows: Vec<u64> = (0..70).flat_map(|row| bits.row(row).to_vec()).collect();
+        for level in available() {
+            let mut sums = [0; 70];
+            planes_products_at(*level, &planes, &rows, &mut sums);
+            assert_eq!(sums[..], expected, "{words} words at {level}");
+        }
+    }
+    let mut nothing = [7; 3];
+    bytes_products_at(Level::Scalar, &[], &[], &mut nothing);
+    assert_eq!(nothing, [0; 3]);
+}
+
 /// Blocks give what their rows give alone, to the bit, at every level; limits what their formula says.
 #[test]
 fn blocks_are_their_rows() {

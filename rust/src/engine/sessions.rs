@@ -7,7 +7,9 @@ use super::core::Core;
 use super::levels::Hears;
 use crate::error::Error;
 use crate::queue::{Committed, Level, Reply, Ticket};
-use crate::records::{AckRun, FrameView, check_frame, check_items, encode_absorbed, encode_fault, encode_pressure};
+use crate::records::{
+    AckRun, FrameView, Rejected, check_frame, check_items, encode_absorbed, encode_fault, encode_pressure,
+};
 use crate::session::{Claim, Known, Priority, Session, SessionState, Token, Window};
 use crate::store::{Attached, Order, Piece, Space, Speaker, permits};
 use crate::types::{Config, Durability, Generation, Metric, SessionId};
@@ -168,15 +170,18 @@ impl Core {
         if FrameView::parse(&frame)?.has_keys() {
             space.knows_keys()?;
         }
-        let (view, rejected) =
-            if whole { (FrameView::default(), Vec::new()) } else { check_items(&frame, dim, metric, &self.config)? };
-        if rejected.is_empty() {
-            let checked = check_frame(&frame, dim, metric, &self.config)?;
-            let hashes = checked.hashes.iter().map(|h| Some(*h)).collect();
-            let prepared =
-                self.fits(space, vec![Piece::Rows { frame: Arc::new(frame), checked: Arc::new(checked) }])?;
-            return Ok(Spoken { prepared, hashes, rejected });
-        }
+        let checked = match whole {
+            true => Ok(check_frame(&frame, dim, metric, &self.config)?),
+            false => check_items(&frame, dim, metric, &self.config)?,
+        };
+        let Rejected { view, items: rejected } = match checked {
+            Err(rejected) => rejected,
+            Ok(checked) => {
+                let hashes = checked.hashes.iter().map(|h| Some(*h)).collect();
+                let piece = Piece::Rows { frame: Arc::new(frame), checked: Arc::new(checked) };
+                return Ok(Spoken { prepared: self.fits(space, vec![piece])?, hashes, rejected: Vec::new() });
+            }
+        };
         let bad: Vec<bool> = {
             let mut bad = vec![false; view.count()];
             rejected.iter().for_each(|(i, _)| bad[*i] = true);

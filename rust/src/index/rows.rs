@@ -133,12 +133,12 @@ impl Rows {
         self.factors.prefetch(row as usize);
     }
 
-    /// Asks for the code by which a row will be scored first.
+    /// Asks for the code by which a row will be looked at first.
     #[inline]
-    pub(super) fn prefetch_code(&self, row: u32, sifted: bool) {
+    pub(super) fn prefetch_first(&self, row: u32) {
         match &self.bits {
-            Some(bits) if sifted => bits.prefetch(row as usize),
-            _ => self.prefetch(row),
+            Some(bits) => bits.prefetch(row as usize),
+            None => self.prefetch(row),
         }
     }
 

@@ -1,12 +1,13 @@
 //! A walk through the graph: greedily down the levels, then with a beam.
 //!
-//! The beam holds the `ef` best rows met, in order; the best that was not followed yet is followed next, until all were. Deaths, births and filters play no
-//! part here: a walk passes over rows that may not be returned.
+//! The beam holds the `ef` best rows met, in order; the best that was not followed yet is followed next, until all were. Once the beam is full, the bytes
+//! of rows just met are not waited for: the next row is followed meanwhile, now and then one that they would have driven out of the beam.
+//! Deaths, births and filters play no part here: a walk passes over rows that may not be returned.
 
 use engram_kernels::{bytes_products_of, planes_products_of};
 
 use super::codec::{Coded, bits_tail};
-use super::graph::Graph;
+use super::graph::{Graph, LINKS_BASE};
 use super::rows::Rows;
 
 /// So much of the margin around what its bits say is a row given, before its bytes are looked at: 0.8 standard deviations. All of it
@@ -47,19 +48,6 @@ impl Visited {
     }
 }
 
-/// Leaves the items for which `stays` says so, in order; it is called once an item. Nobody can foretell which they are, the CPU
-/// neither: so there is no branch.
-#[inline]
-fn keep(items: &mut Vec<u32>, mut stays: impl FnMut(usize, u32) -> bool) {
-    let mut kept = 0;
-    for i in 0..items.len() {
-        let item = items[i];
-        items[kept] = item;
-        kept += usize::from(stays(i, item));
-    }
-    items.truncate(kept);
-}
-
 /// A row met.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Met {
@@ -77,33 +65,55 @@ pub(super) struct Scratch {
     /// No walk goes here: as if the row were not there.
     pub(super) barred: Option<u32>,
     fresh: Vec<u32>,
-    scores: Vec<f32>,
+    sifted: Vec<u32>,
     products: Vec<i32>,
 }
 
 impl Scratch {
-    /// If the beam has its `ef` rows: leaves of the fresh ones those that their bits, one line of memory instead of seven, give a fair
-    /// chance to be better than its last.
-    fn sift(&mut self, rows: &Rows, query: &Coded, ef: usize) {
-        let full = self.beam.last().filter(|_| self.beam.len() >= ef);
-        let (Some(bits), Some(last)) = (&rows.bits, full) else { return };
-        let floor = last.score;
-        self.scores.resize(self.fresh.len(), 0.0);
-        let scores = &mut self.scores[..];
-        planes_products_of(&query.planes, bits, &self.fresh, |i, product, row| {
-            let (estimate, margin) = query.by_bits(product, bits_tail(row));
-            scores[i] = estimate + BENEFIT * margin;
-        });
-        keep(&mut self.fresh, |i, _| scores[i] > floor);
-        self.fresh.iter().for_each(|row| rows.prefetch(*row));
+    /// Has the rows that a row links to, but for those met before. Nobody can foretell which they are, the CPU neither: so there is no branch; nor
+    /// is there one in `sift`.
+    fn follow(&mut self, graph: &Graph, row: u32, level: usize) {
+        self.fresh.resize(LINKS_BASE, 0);
+        let mut kept = 0;
+        for to in graph.links(row, level) {
+            self.fresh[kept] = to;
+            kept += usize::from(self.visited.add(to));
+        }
+        self.fresh.truncate(kept);
     }
 
-    fn score(&mut self, rows: &Rows, query: &Coded) {
-        self.products.resize(self.fresh.len(), 0);
-        bytes_products_of(&query.bytes, &rows.bytes, &self.fresh, &mut self.products);
-        let all = self.products.iter().zip(&self.fresh);
-        self.scores.clear();
-        self.scores.extend(all.map(|(product, row)| query.by_bytes(*product, rows.factors.row(*row as usize))));
+    /// Moves the fresh rows to those sifted: if the beam has its `ef` rows, those that their bits, one line of memory instead of seven, give a
+    /// fair chance to be better than its last.
+    fn sift(&mut self, rows: &Rows, query: &Coded, ef: usize) {
+        let full = self.beam.last().filter(|_| self.beam.len() >= ef);
+        let (Some(bits), Some(last)) = (&rows.bits, full) else {
+            std::mem::swap(&mut self.fresh, &mut self.sifted);
+            return;
+        };
+        let (floor, fresh, sifted, mut kept) = (last.score, &self.fresh, &mut self.sifted, 0);
+        sifted.resize(fresh.len(), 0);
+        planes_products_of(&query.planes, bits, fresh, |i, product, row| {
+            let (estimate, margin) = query.by_bits(product, bits_tail(row));
+            sifted[kept] = fresh[i];
+            kept += usize::from(estimate + BENEFIT * margin > floor);
+        });
+        sifted.truncate(kept);
+        sifted.iter().for_each(|row| rows.prefetch(*row));
+    }
+
+    /// Takes the rows that were sifted into the beam, as far as they are good enough, by their bytes; the first place that one took.
+    fn score(&mut self, rows: &Rows, query: &Coded, ef: usize) -> usize {
+        let sifted = std::mem::take(&mut self.sifted);
+        self.products.resize(sifted.len(), 0);
+        bytes_products_of(&query.bytes, &rows.bytes, &sifted, &mut self.products);
+        let mut first = usize::MAX;
+        for (i, row) in sifted.iter().enumerate() {
+            let score = query.by_bytes(self.products[i], rows.factors.row(*row as usize));
+            first = first.min(self.meet(score, *row, ef));
+        }
+        self.sifted = sifted;
+        self.sifted.clear();
+        first
     }
 
     /// Takes a row into the beam, if it is good enough; where it stands.
@@ -135,36 +145,39 @@ impl Scratch {
                 self.fresh.push(*row);
             }
         }
-        self.score(rows, query);
-        for i in 0..self.fresh.len() {
-            self.meet(self.scores[i], self.fresh[i], ef);
-        }
+        std::mem::swap(&mut self.fresh, &mut self.sifted);
+        self.score(rows, query, ef);
         let mut next = 0;
-        while let Some(met) = self.beam.get_mut(next) {
-            if met.followed {
-                next += 1;
-                continue;
-            }
-            met.followed = true;
-            let row = met.row;
-            if let Some(after) = self.beam.get(next + 1) {
-                graph.prefetch(after.row);
-            }
+        loop {
             self.fresh.clear();
-            self.fresh.extend(graph.links(row, level));
-            keep(&mut self.fresh, |_, to| self.visited.add(to));
-            let full = self.beam.len() >= ef;
-            self.fresh.iter().for_each(|to| rows.prefetch_code(*to, full));
-            self.sift(rows, query, ef);
-            self.score(rows, query);
-            for i in 0..self.fresh.len() {
-                let at = self.meet(self.scores[i], self.fresh[i], ef);
-                if at <= next {
-                    next = at;
-                    graph.prefetch(self.fresh[i]);
-                }
+            if let Some(met) = self.beam.get_mut(next) {
+                met.followed = true;
+                let row = met.row;
+                self.follow(graph, row, level);
+            } else if self.sifted.is_empty() {
+                break;
+            }
+            if self.beam.len() >= ef {
+                self.fresh.iter().for_each(|to| rows.prefetch_first(*to));
+                next = self.advance(graph, rows, query, ef, next);
+                self.sift(rows, query, ef);
+            } else {
+                // Far off each step leads to better ones: they are waited for.
+                std::mem::swap(&mut self.fresh, &mut self.sifted);
+                next = self.advance(graph, rows, query, ef, next);
             }
         }
+    }
+
+    /// Scores what was sifted. The first place in the beam that was not followed, if all before `next` were; its links are asked for.
+    fn advance(&mut self, graph: &Graph, rows: &Rows, query: &Coded, ef: usize, next: usize) -> usize {
+        let from = self.score(rows, query, ef).min(next);
+        let all = &self.beam[from..];
+        let ahead = all.iter().position(|met| !met.followed).unwrap_or(all.len());
+        if let Some(after) = all.get(ahead) {
+            graph.prefetch(after.row);
+        }
+        from + ahead
     }
 
     /// The `most` best of some rows; of those only that may be better than the last of a beam as wide as `ef`, if a walk has filled it.
@@ -178,11 +191,8 @@ impl Scratch {
         self.fresh.clear();
         self.fresh.extend_from_slice(of);
         self.sift(rows, query, ef);
-        self.score(rows, query);
         self.beam.clear();
-        for i in 0..self.fresh.len() {
-            self.meet(self.scores[i], self.fresh[i], most);
-        }
+        self.score(rows, query, most);
         self.beam.iter().map(|met| met.row)
     }
 

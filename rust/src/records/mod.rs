@@ -29,7 +29,8 @@ pub use seal::{SealEncoder, SealSpace, SealedSummary};
 pub use sealed::{SealedFile, SealedRows};
 pub use told::{AckRun, encode_absorbed, encode_fault, encode_pressure};
 pub use validate::{
-    Checked, NORM_MAX, NORM_MIN, check_frame, check_items, check_query, content_hashes, inverse_norm, inverse_norms,
+    Checked, NORM_MAX, NORM_MIN, Rejected, check_frame, check_items, check_query, content_hashes, inverse_norm,
+    inverse_norms,
 };
 
 /// One memory, borrowed from where it lies.

@@ -110,17 +110,22 @@ pub fn check_frame(bytes: &[u8], dim: u32, metric: Metric, config: &Config) -> R
         return Err(repeated(&view, bytes, *i));
     }
     small_enough(bytes, config)?;
-    let hashes = content_hashes(&view, bytes);
-    Ok(Checked { view, inverse_norms, hashes })
+    Ok(Checked { hashes: content_hashes(&view, bytes), view, inverse_norms })
 }
 
-/// Which items of a frame are not valid, and why; an error only for what no item is to blame for.
+/// A frame some items of which are not valid, and why.
+pub struct Rejected {
+    pub view: FrameView,
+    pub items: Vec<(usize, Error)>,
+}
+
+/// The same item by item; an error only for what no item is to blame for.
 pub fn check_items(
     bytes: &[u8],
     dim: u32,
     metric: Metric,
     config: &Config,
-) -> Result<(FrameView, Vec<(usize, Error)>), Error> {
+) -> Result<Result<Checked, Rejected>, Error> {
     let (view, inverse_norms) = open_frame(bytes, dim, config)?;
     small_enough(bytes, config)?;
     let check = |i: usize| check_item(&view, bytes, i, &inverse_norms, metric, config).err().map(|e| (i, e.at(i)));
@@ -128,8 +133,11 @@ pub fn check_items(
     let known: HashSet<usize> = bad.iter().map(|(i, _)| *i).collect();
     let twice = repeated_keys(&view, bytes).into_iter().filter(|i| !known.contains(i));
     bad.extend(twice.map(|i| (i, repeated(&view, bytes, i))));
+    if bad.is_empty() {
+        return Ok(Ok(Checked { hashes: content_hashes(&view, bytes), view, inverse_norms }));
+    }
     bad.sort_by_key(|(i, _)| *i);
-    Ok((view, bad))
+    Ok(Err(Rejected { view, items: bad }))
 }
 
 fn open_frame(bytes: &[u8], dim: u32, config: &Config) -> Result<(FrameView, Vec<f32>), Error> {

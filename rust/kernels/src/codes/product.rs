@@ -1,52 +1,73 @@
 //! What two codes say of their vectors' product: exact integers, at every level the same.
 //!
-//! A query's code meets many rows in one call, that lie one behind the other or are picked from an arena; for the latter the next
-//! rows are fetched while one is worked on.
+//! A query's code meets many rows in one call, that lie one behind the other or are picked from an arena; the latter are looked up
+//! first, and the next ones fetched while one is worked on.
 
 use super::{PLANES, WIDTH};
-use crate::arena::Arena;
+use crate::arena::{Arena, Room, fetch_row, fill};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Level::{Avx2, Avx512};
 use crate::simd::{Level, level};
 
-/// Rows fetched ahead.
-const AHEAD: usize = 4;
+/// Of rows looked up, so many are fetched ahead.
+const AHEAD: usize = 8;
 
 /// Rows of codes, by place.
 trait Rows<T> {
-    fn row(&self, i: usize) -> &[T];
-    fn fetch(&self, i: usize);
+    /// Where rows lie, from the `from`th on: as many as there is room for.
+    fn look_up<'a, 'b>(&'a self, from: usize, room: &'b mut Room<'a, T>) -> &'b [&'a [T]];
+
+    /// Asks for one that will be needed.
+    fn fetch(&self, row: &[T]);
 }
 
-struct Run<'a, T>(&'a [T], usize);
+/// Rows one behind the other, how long each is, and how many.
+struct Run<'a, T>(&'a [T], usize, usize);
 
 impl<T> Rows<T> for Run<'_, T> {
     #[inline(always)]
-    fn row(&self, i: usize) -> &[T] {
-        &self.0[i * self.1..][..self.1]
+    fn look_up<'a, 'b>(&'a self, from: usize, room: &'b mut Room<'a, T>) -> &'b [&'a [T]] {
+        fill(room, (from..self.2).map(|i| &self.0[i * self.1..][..self.1]))
     }
 
     #[inline(always)]
-    fn fetch(&self, _i: usize) {}
+    fn fetch(&self, _row: &[T]) {}
 }
 
 struct Picked<'a, T: crate::Plain>(&'a Arena<T>, &'a [u32]);
 
 impl<T: crate::Plain> Rows<T> for Picked<'_, T> {
     #[inline(always)]
-    fn row(&self, i: usize) -> &[T] {
-        self.0.row(self.1[i] as usize)
+    fn look_up<'a, 'b>(&'a self, from: usize, room: &'b mut Room<'a, T>) -> &'b [&'a [T]] {
+        self.0.look_up(&self.1[from..], room)
     }
 
     #[inline(always)]
-    fn fetch(&self, i: usize) {
-        if let Some(row) = self.1.get(i) {
-            self.0.prefetch(*row as usize);
-        }
+    fn fetch(&self, row: &[T]) {
+        fetch_row(row);
     }
 }
 
-/// The loops, the same text for each level: compiled with its instructions, `one` and what `put` does with it inlined into them.
+/// The loop over rows, the same text for each level: compiled with its instructions, `one` and what `put` does with it inlined into it. A row
+/// is looked up once.
+macro_rules! each {
+    ($rows:ident, $count:ident, $put:ident, $one:expr) => {{
+        use $crate::codes::product::AHEAD;
+        let (one, mut room, mut from) = ($one, [std::mem::MaybeUninit::uninit(); $crate::arena::STRIP], 0);
+        while from < $count {
+            let strip = $rows.look_up(from, &mut room);
+            strip.iter().take(AHEAD).for_each(|row| $rows.fetch(row));
+            for (i, row) in strip.iter().enumerate() {
+                if let Some(row) = strip.get(i + AHEAD) {
+                    $rows.fetch(row);
+                }
+                $put(from + i, one(row), row);
+            }
+            from += strip.len();
+        }
+    }};
+}
+
 macro_rules! loops {
     ($(#[$attribute:meta])* $query:ty, $row:ty, $out:ty) => {
         $(#[$attribute])*
@@ -56,14 +77,7 @@ macro_rules! loops {
             count: usize,
             mut put: impl FnMut(usize, $out, &[$row]),
         ) {
-            for i in 0..$crate::codes::product::AHEAD.min(count) {
-                rows.fetch(i);
-            }
-            for i in 0..count {
-                rows.fetch(i + $crate::codes::product::AHEAD);
-                let row = rows.row(i);
-                put(i, one(query, row), row);
-            }
+            each!(rows, count, put, |row: &[$row]| one(query, row));
         }
     };
 }
@@ -83,7 +97,7 @@ pub fn bytes_products(query: &[i8], rows: &[i8], out: &mut [i32]) {
 /// As [`bytes_products`], or if this CPU lacks the level.
 pub fn bytes_products_at(level: Level, query: &[i8], rows: &[i8], out: &mut [i32]) {
     assert!(rows.len() == out.len() * query.len(), "{} rows of {} bytes", out.len(), query.len());
-    bytes(level, query, &Run(rows, query.len()), out.len(), |i, product, _| out[i] = product);
+    bytes(level, query, &Run(rows, query.len(), out.len()), out.len(), |i, product, _| out[i] = product);
 }
 
 /// [`bytes_products`] with rows picked from an arena.
@@ -129,7 +143,7 @@ pub fn planes_products(planes: &[u64], rows: &[u64], out: &mut [u32]) {
 pub fn planes_products_at(level: Level, planes: &[u64], rows: &[u64], out: &mut [u32]) {
     let words = rows.len() / out.len().max(1);
     assert!(words * out.len() == rows.len() && words * PLANES >= planes.len(), "{} rows of {words} words", out.len());
-    counted(level, planes, &Run(rows, words), out.len(), |i, sum, _| out[i] = sum);
+    counted(level, planes, &Run(rows, words, out.len()), out.len(), |i, sum, _| out[i] = sum);
 }
 
 /// [`planes_products`] with rows picked from an arena: to `put` goes of each its place among the picked, the sum, and the row.
@@ -230,12 +244,14 @@ mod avx2 {
 
     pub(in crate::codes::product) mod bits {
         use std::arch::x86_64::{
-            __m256i, _mm256_add_epi8, _mm256_add_epi64, _mm256_and_si256, _mm256_extract_epi64, _mm256_loadu_si256,
-            _mm256_sad_epu8, _mm256_set1_epi8, _mm256_set1_epi64x, _mm256_setr_epi8, _mm256_setzero_si256,
-            _mm256_shuffle_epi8, _mm256_srli_epi16,
+            __m256i, _mm_add_epi64, _mm_cvtsi128_si64, _mm_extract_epi64, _mm256_add_epi8, _mm256_add_epi64,
+            _mm256_and_si256, _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_sad_epu8,
+            _mm256_set1_epi8, _mm256_set1_epi64x, _mm256_setr_epi8, _mm256_setr_epi64x, _mm256_setzero_si256,
+            _mm256_shuffle_epi8, _mm256_sllv_epi64, _mm256_srli_epi16,
         };
 
         use crate::codes::PLANES;
+        use crate::codes::product::Rows;
 
         /// Words whose counts fit a byte: at most eight a word.
         const WORDS: usize = 31;
@@ -247,40 +263,76 @@ mod avx2 {
             unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
         }
 
-        /// The four planes of a word lie in one register; ones are counted by looking up half a byte at a time (Muła, Kurz and Lemire,
-        /// "Faster population counts using AVX2 instructions", 2018).
+        /// Ones of at most [`WORDS`] words, plane by plane. The four planes of a word lie in one register; ones are counted by looking up half
+        /// a byte at a time (Muła, Kurz and Lemire, "Faster population counts using AVX2 instructions", 2018).
         #[inline]
         #[target_feature(enable = "avx2")]
-        fn one(planes: &[u64], bits: &[u64]) -> u32 {
+        fn ones(planes: &[[u64; PLANES]], bits: &[u64]) -> __m256i {
             #[rustfmt::skip]
             let table = _mm256_setr_epi8(
                 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
             );
             let low = _mm256_set1_epi8(15);
-            let mut sums = _mm256_setzero_si256();
-            let words = planes.as_chunks::<PLANES>().0;
-            for (words, codes) in words.chunks(WORDS).zip(bits.chunks(WORDS)) {
-                let mut bytes = _mm256_setzero_si256();
-                for (word, code) in words.iter().zip(codes) {
-                    let both = _mm256_and_si256(load(word), _mm256_set1_epi64x(code.cast_signed()));
-                    let front = _mm256_shuffle_epi8(table, _mm256_and_si256(both, low));
-                    let back = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(both), low));
-                    bytes = _mm256_add_epi8(bytes, _mm256_add_epi8(front, back));
-                }
-                sums = _mm256_add_epi64(sums, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
+            let mut bytes = _mm256_setzero_si256();
+            for (word, code) in planes.iter().zip(bits) {
+                let both = _mm256_and_si256(load(word), _mm256_set1_epi64x(code.cast_signed()));
+                let front = _mm256_shuffle_epi8(table, _mm256_and_si256(both, low));
+                let back = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(both), low));
+                bytes = _mm256_add_epi8(bytes, _mm256_add_epi8(front, back));
             }
-            let [a, b, c, d] = [
-                _mm256_extract_epi64::<0>(sums),
-                _mm256_extract_epi64::<1>(sums),
-                _mm256_extract_epi64::<2>(sums),
-                _mm256_extract_epi64::<3>(sums),
-            ];
-            (a + (b << 1) + (c << 2) + (d << 3)) as u32
+            _mm256_sad_epu8(bytes, _mm256_setzero_si256())
         }
 
-        loops! {
-            #[target_feature(enable = "avx2")]
-            u64, u64, u32
+        /// The planes' counts, each by its weight.
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn weighed(ones: __m256i) -> u32 {
+            let weighed = _mm256_sllv_epi64(ones, _mm256_setr_epi64x(0, 1, 2, 3));
+            let two = _mm_add_epi64(_mm256_castsi256_si128(weighed), _mm256_extracti128_si256::<1>(weighed));
+            (_mm_cvtsi128_si64(two) + _mm_extract_epi64::<1>(two)) as u32
+        }
+
+        #[target_feature(enable = "avx2")]
+        fn one(planes: &[[u64; PLANES]], bits: &[u64]) -> u32 {
+            let parts = planes.chunks(WORDS).zip(bits.chunks(WORDS));
+            weighed(
+                parts.fold(_mm256_setzero_si256(), |sums, (planes, bits)| _mm256_add_epi64(sums, ones(planes, bits))),
+            )
+        }
+
+        /// For queries of a length that is known: no loop over words, and of the shorter ones the planes stay in registers.
+        #[target_feature(enable = "avx2")]
+        fn known<const W: usize>(
+            planes: &[[u64; PLANES]],
+            rows: &impl Rows<u64>,
+            count: usize,
+            mut put: impl FnMut(usize, u32, &[u64]),
+        ) {
+            let Some(planes) = planes.first_chunk::<W>() else { unreachable!("as many as asked for") };
+            each!(rows, count, put, |row: &[u64]| {
+                let Some(bits) = row.first_chunk::<W>() else { unreachable!("rows are no shorter than the query") };
+                weighed(ones(planes, bits))
+            });
+        }
+
+        #[target_feature(enable = "avx2")]
+        pub(in crate::codes::product) fn all(
+            planes: &[u64],
+            rows: &impl Rows<u64>,
+            count: usize,
+            mut put: impl FnMut(usize, u32, &[u64]),
+        ) {
+            let planes = planes.as_chunks::<PLANES>().0;
+            match planes.len() {
+                2 => known::<2>(planes, rows, count, put),
+                4 => known::<4>(planes, rows, count, put),
+                6 => known::<6>(planes, rows, count, put),
+                8 => known::<8>(planes, rows, count, put),
+                12 => known::<12>(planes, rows, count, put),
+                16 => known::<16>(planes, rows, count, put),
+                24 => known::<24>(planes, rows, count, put),
+                _ => each!(rows, count, put, |row: &[u64]| one(planes, row)),
+            }
         }
     }
 }
