@@ -28,7 +28,8 @@ const LINES_FETCHED: usize = 4;
 const ALIGN: usize = 64;
 /// Chunks of so many bytes are mapped, smaller ones lie in the heap.
 const MAPPED_FROM: usize = 1 << 20;
-/// Chunks of so many bytes begin at a huge page, and lie in as many as they fill.
+/// Chunks of so many bytes begin at a huge page, and lie in as many as they fill. In smaller ones the first row would take too much.
+const HUGE_FROM: usize = 2 * HUGE_PAGE;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// What rows are made of.
@@ -70,15 +71,16 @@ impl<T: Plain> Chunk<T> {
         #[expect(clippy::expect_used, reason = "no machine has the memory for it")]
         let layout = layout.expect("a chunk is smaller than the address space");
         if layout.size() >= MAPPED_FROM {
-            let pages = if cfg!(target_os = "linux") { layout.size() / HUGE_PAGE } else { 0 };
-            let room = layout.size() + pages.min(1) * HUGE_PAGE;
-            let Ok(mut map) = MmapMut::map_anon(room) else { handle_alloc_error(layout) };
-            let skipped = if pages > 0 { map.as_ptr().align_offset(HUGE_PAGE) } else { 0 };
+            let is_huge = cfg!(target_os = "linux") && layout.size() >= HUGE_FROM;
+            let slack = if is_huge { HUGE_PAGE } else { 0 };
+            let Ok(mut map) = MmapMut::map_anon(layout.size() + slack) else { handle_alloc_error(layout) };
+            let skipped = if is_huge { map.as_ptr().align_offset(HUGE_PAGE) } else { 0 };
             let start = NonNull::from(&mut map[skipped..][..layout.size()]).cast::<T>();
             // Without them it is slower, no more.
             #[cfg(target_os = "linux")]
-            if pages > 0 {
-                let _ = map.advise_range(memmap2::Advice::HugePage, skipped, pages * HUGE_PAGE);
+            if is_huge {
+                let whole = layout.size() / HUGE_PAGE * HUGE_PAGE;
+                let _ = map.advise_range(memmap2::Advice::HugePage, skipped, whole);
             }
             return Self { start, memory: Memory::Mapped(map, skipped) };
         }
@@ -191,7 +193,7 @@ impl<T: Plain> Arena<T> {
             let (chunk, first) = place(at);
             let rows = (to - at).min((FIRST << chunk) - first);
             let Some(slot) = self.chunks.get(chunk) else { return };
-            if (FIRST << chunk) * row_bytes >= HUGE_PAGE {
+            if (FIRST << chunk) * row_bytes >= HUGE_FROM {
                 let chunk = slot.get_or_init(|| Chunk::new((FIRST << chunk) * self.stride));
                 // A system that does not know how leaves it to whoever writes.
                 let _ = chunk.populate(first * row_bytes..(first + rows) * row_bytes);
@@ -344,22 +346,22 @@ mod tests {
         assert_eq!(arena.row(999).as_ptr() as usize % ALIGN, 0);
     }
 
-    /// A chunk of two MiB and more begins at a huge page, whatever a row takes.
+    /// A chunk of four MiB and more begins at a huge page, whatever a row takes.
     #[test]
     fn large_chunks_lie_in_huge_pages() {
         for stride in [64, 104] {
             let arena = Arena::<u64>::new(stride);
-            arena.extend(8_200, |at, row| row.fill(at as u64));
-            let large = |chunk: usize| (FIRST << chunk) * stride * 8 >= HUGE_PAGE;
+            arena.extend(16_400, |at, row| row.fill(at as u64));
+            let large = |chunk: usize| (FIRST << chunk) * stride * 8 >= HUGE_FROM;
             let begins = |chunk: &Chunk<u64>| chunk.start.as_ptr() as usize % HUGE_PAGE;
             assert!(
-                (0..8).any(large)
-                    && (0..8)
+                (0..9).any(large)
+                    && (0..9)
                         .filter(|c| large(*c))
                         .all(|c| { begins(arena.chunks[c].get().unwrap()) == 0 || !cfg!(target_os = "linux") })
             );
-            assert!((0..8_200).all(|row| arena.row(row).iter().all(|v| *v == row as u64)));
-            assert_eq!(arena.row(8_199).len(), stride);
+            assert!((0..16_400).all(|row| arena.row(row).iter().all(|v| *v == row as u64)));
+            assert_eq!(arena.row(16_399).len(), stride);
         }
     }
 
@@ -374,10 +376,10 @@ mod tests {
         arena.look_up(&[0, 3], &mut room);
     }
 
-    /// Chunks of two MiB and more are made ready before there is a row in them, or while there are some.
+    /// Chunks of four MiB and more are made ready before there is a row in them, or while there are some.
     #[test]
     fn memory_is_there_before_the_rows() {
-        let arena = Arena::<u64>::new(48);
+        let arena = Arena::<u64>::new(64);
         let made = |arena: &Arena<u64>| arena.chunks.iter().filter(|chunk| chunk.get().is_some()).count();
         arena.extend(100, |at, row| row.fill(at as u64));
         arena.ready_ahead();
@@ -391,10 +393,10 @@ mod tests {
             });
         }
         arena.ready_ahead();
-        let (next, at) = place(arena.len() + HUGE_PAGE / 384 - 1);
+        let (next, at) = place(arena.len() + HUGE_PAGE / 512 - 1);
         let chunk = arena.chunks[next].get().unwrap();
         assert!(arena.ready.load(Ordering::Relaxed) > arena.len());
-        let end = (at + 1) * 384;
+        let end = (at + 1) * 512;
         let known = chunk.populate(end - 1..end).is_ok() || cfg!(miri) || !cfg!(target_os = "linux");
         assert!(known, "Linux knows how from 5.14 on");
         assert!((0..100).all(|row| arena.row(row)[0] == row as u64));
