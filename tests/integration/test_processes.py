@@ -108,6 +108,32 @@ def test_a_forked_child_is_told_and_harms_nobody(tmp_path: Path, child: str) -> 
         assert len(engine.space("s")) == 2
 
 
+BUSY = """
+import engram, os, signal, threading
+space = engram.open().space("s", dim=2)
+ended = threading.Event()
+
+def write():
+    while not ended.is_set():
+        space.observe_batch(texts=["x" * 50_000] * 20)
+
+thread = threading.Thread(target=write)
+thread.start()
+for number in range(300):
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    signal.alarm(20)
+    assert os.waitpid(child, 0)[1] == 0
+ended.set()
+thread.join()
+"""
+
+
+def test_a_child_of_a_busy_engine_in_memory_lives(tmp_path: Path) -> None:
+    """It waited for the disk in memory, which a thread of its parent's held at the fork."""
+    finished(python(BUSY, cwd=tmp_path))
+
+
 EXIT = """
 import engram, sys
 engine = engram.open("d", durability=sys.argv[1])

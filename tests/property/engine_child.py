@@ -41,7 +41,8 @@ class _Nursery:
         return int(self._socket.recv(32))
 
     def _end(self) -> None:
-        self._socket.close()
+        # Not `close`: a forked child that hangs would hold its copy open, and the wait for the end be for ever.
+        self._socket.shutdown(socket.SHUT_RDWR)
         self._process.wait()
 
 

@@ -5,6 +5,7 @@
 arguments, results and errors are the same; `stream` is what only a client has.
 """
 
+import engram.v1  # noqa: F401 - before gRPC is imported
 from engram.client.engine import RemoteEngine, RemoteSpace, connect
 from engram.client.stream import ObserveStream
 

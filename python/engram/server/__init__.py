@@ -5,6 +5,7 @@ stream), and those use the engine as any user does. Nothing on the event loop wa
 on pools of threads, streams submit frames and hear by one file descriptor what they came to (`hub`).
 """
 
+import engram.v1  # noqa: F401 - before gRPC is imported
 from engram.server.run import Server, serve
 from engram.server.settings import Settings
 

@@ -6,7 +6,7 @@
 //! returns what went wrong; `Drop` is a backstop.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub struct Engine {
     pub(super) readers: Arc<Readers>,
     handles: Mutex<Vec<JoinHandle<()>>>,
     closed: Mutex<bool>,
+    /// The threads are another process's.
+    forgotten: AtomicBool,
 }
 
 impl Engine {
@@ -46,7 +48,7 @@ impl Engine {
         let config = Config { cores, ..config };
         let core = Core::open(env, config, Arc::clone(&threads) as Arc<dyn Scheduler>)?;
         let (readers, handles, closed) = (Arc::default(), Mutex::default(), Mutex::new(false));
-        let engine = Self { core, threads, readers, handles, closed };
+        let engine = Self { core, threads, readers, handles, closed, forgotten: AtomicBool::new(false) };
         *engine.handles.lock() = engine.threads.start(&engine.core).map_err(|e| Error::io("a thread", &e))?;
         Ok(engine)
     }
@@ -279,15 +281,16 @@ impl Engine {
         if let Some(mut handles) = self.handles.try_lock() {
             std::mem::forget(std::mem::take(&mut *handles));
         }
-        if let Some(mut closed) = self.closed.try_lock() {
-            *closed = true;
-        }
+        // Relaxed: the child has this thread alone, or ones it started later.
+        self.forgotten.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let _ = self.close();
+        if !self.forgotten.load(Ordering::Relaxed) {
+            let _ = self.close();
+        }
     }
 }
 

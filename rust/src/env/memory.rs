@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rand_core::Rng;
@@ -117,7 +117,6 @@ struct Disk {
     used: u64,
     capacity: Option<u64>,
     trace: Option<Trace>,
-    locked: bool,
     boot: u64,
     hash: u64,
 }
@@ -139,6 +138,8 @@ impl Disk {
 #[derive(Clone, Default)]
 pub struct MemoryFiles {
     disk: Arc<Mutex<Disk>>,
+    /// Not under the mutex: a forked child gives its copy up while a thread of its parent's holds that, for ever.
+    locked: Arc<AtomicBool>,
 }
 
 impl MemoryFiles {
@@ -152,7 +153,7 @@ impl MemoryFiles {
         let used = state.inodes.values().map(|b| b.len() as u64).sum();
         let trace = traced.then(|| Trace { start: state.clone(), ops: Vec::new() });
         let disk = Disk { state, next_inode, used, trace, boot, ..Disk::default() };
-        Self { disk: Arc::new(Mutex::new(disk)) }
+        Self { disk: Arc::new(Mutex::new(disk)), ..Self::default() }
     }
 
     pub fn set_capacity(&self, bytes: Option<u64>) {
@@ -355,16 +356,15 @@ impl Files for MemoryFiles {
     }
 
     fn lock(&self) -> Result<(), LockError> {
-        let mut disk = self.disk.lock();
-        if disk.locked {
-            return Err(LockError::Held(std::process::id()));
+        // Acquire: who opens sees all that the one before did. Release in `unlock`.
+        match self.locked.swap(true, Ordering::Acquire) {
+            true => Err(LockError::Held(std::process::id())),
+            false => Ok(()),
         }
-        disk.locked = true;
-        Ok(())
     }
 
     fn unlock(&self) {
-        self.disk.lock().locked = false;
+        self.locked.store(false, Ordering::Release);
     }
 
     fn boot_id(&self) -> u64 {
@@ -417,5 +417,21 @@ impl SimRandom {
 impl Random for SimRandom {
     fn next_u64(&self) -> u64 {
         self.0.lock().next_u64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_gives_its_copy_up_though_a_thread_of_its_parents_holds_the_disk() {
+        let files = MemoryFiles::new();
+        files.lock().expect("nobody has it");
+        assert!(matches!(files.clone().lock(), Err(LockError::Held(_))));
+        let held = files.disk.lock();
+        files.unlock();
+        drop(held);
+        files.lock().expect("given up");
     }
 }

@@ -3,11 +3,12 @@
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,27 @@ from engram.v1 import service_pb2 as pb
 
 _END = object()
 SECONDS = 20.0
+
+
+def in_a_fork(work: Callable[[], object]) -> tuple[str, int]:
+    """What `work` raises in a forked child, and how the child ended; a child that hangs is killed."""
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        said = "nothing"
+        try:
+            work()
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.close(writing)
+    try:
+        if not select.select([reading], [], [], SECONDS)[0]:
+            os.kill(pid, signal.SIGKILL)
+        return os.read(reading, 1_000).decode(), os.waitpid(pid, 0)[1]
+    finally:
+        os.close(reading)
 
 
 class ServerProcess:

@@ -3,7 +3,6 @@
 import asyncio
 import datetime
 import functools
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import engram
 from engram.server import Server
 from engram.v1 import service_pb2 as pb
 
-from .support import frame, method
+from .support import frame, in_a_fork, method
 
 V = np.random.default_rng(4).normal(size=(60, 2)).astype("f4")
 WHEN = datetime.datetime(2020, 5, 17, 3, 4, 5, 123457, tzinfo=datetime.UTC)
@@ -293,21 +292,10 @@ def test_coroutines_from_more_than_one_loop(server: Server) -> None:
 
 def test_a_forked_child_is_told(remote: engram.Engine) -> None:
     space = remote.space("forked", dim=2)
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        said = b"nothing"
-        try:
-            len(space)
-        except engram.Closed as error:
-            said = str(error).encode()
-        finally:
-            os.write(writing, said)
-            os._exit(0)
-    os.waitpid(pid, 0)
-    assert b"not in a fork" in os.read(reading, 1000)
-    os.close(reading)
-    os.close(writing)
+    said, ended = in_a_fork(lambda: len(space))
+    assert said.startswith("Closed")
+    assert "not in a fork" in said
+    assert ended == 0
     assert len(space) == 0
 
 
