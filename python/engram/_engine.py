@@ -185,8 +185,10 @@ class Engine:
 
     def close(self) -> None:
         """Finish what was admitted, close the logs, give the directory back. Raises what went wrong; once."""
-        _open_engines.discard(self)
-        self._core.close()
+        try:
+            self._core.close()
+        finally:
+            _open_engines.discard(self)  # not before: a fork meanwhile has to give up its copy of the lock
 
     def __enter__(self) -> Engine:
         """Return the engine."""

@@ -31,6 +31,7 @@ class _Nursery:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno())]
+        self._parent = os.getpid()
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         theirs.close()
         atexit.register(self._end)
@@ -41,6 +42,8 @@ class _Nursery:
         return int(self._socket.recv(32))
 
     def _end(self) -> None:
+        if os.getpid() != self._parent:
+            return
         # Not `close`: a forked child that hangs would hold its copy open, and the wait for the end be for ever.
         self._socket.shutdown(socket.SHUT_RDWR)
         self._process.wait()

@@ -14,6 +14,7 @@ import engram
 import engram.aio
 from engram.server import Server
 from integration.service.support import ServerProcess, in_a_fork
+from integration.test_processes import finished, python
 
 NAN = np.full((1_000, 2), np.nan, "f4")
 
@@ -121,6 +122,42 @@ def test_a_forked_child_cannot_observe_into_nothing(remote: engram.Engine) -> No
     with remote.space("forked", dim=2).stream() as stream:  # type: ignore[attr-defined]
         said, ended = in_a_fork(lambda: stream.observe("x"))
     assert (said.partition(":")[0], ended) == ("Closed", 0)
+
+
+def test_a_forked_child_that_connects_does_not_take_its_parents_answers(remote: engram.Engine, server: Server) -> None:
+    space = remote.space("forked", dim=2)
+    for again in (lambda: engram.connect(server.url), lambda: engram.serve(server.engine, grpc="127.0.0.1:0")):
+        said, ended = in_a_fork(again)
+        assert (said.partition(":")[0], ended) == ("Closed", 0)
+        assert "not in a fork" in said
+        assert len(space) == 0
+
+
+LEAVES = """
+import engram, os, signal, sys, time
+engine = engram.open()
+server = engram.serve(engine, grpc="127.0.0.1:0")
+remote = engram.connect(server.url)
+stream = remote.space("s", dim=2).stream()
+stream.observe("x")
+stream._lock.acquire()  # as a thread of the parent's might at the fork
+if (child := os.fork()) == 0:
+    signal.alarm(20)
+    with server, remote, stream:
+        pass
+    sys.exit(0)
+stream._lock.release()
+assert os.waitpid(child, 0)[1] == 0
+stream.close()
+assert len(remote.space("s")) == 1
+remote.close()
+server.stop()
+engine.close()
+"""
+
+
+def test_a_forked_child_leaves_blocks_and_ends(tmp_path: Path) -> None:
+    finished(python(LEAVES, cwd=tmp_path))
 
 
 def test_forked_children_live_while_threads_of_grpc_work(remote: engram.Engine) -> None:

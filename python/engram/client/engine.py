@@ -80,8 +80,9 @@ class _RemoteCore:
         """The link looks at the process itself."""
 
     def close(self) -> None:
-        self._levels.end()
-        self.link.close()
+        if not self.link.is_elsewhere:
+            self._levels.end()
+            self.link.close()
 
 
 def _text(name: Any) -> str:

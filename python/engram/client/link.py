@@ -23,6 +23,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from engram._exceptions import TABLE, Closed, EngramError, InvalidArgument, Timeout, TooLarge, Unavailable, from_core
+from engram.v1 import begin_grpc
 from engram.v1 import service_pb2 as pb
 
 _T = TypeVar("_T")
@@ -90,6 +91,7 @@ class Link:
         if scheme != "grpc" or not self.address or "/" in self.address:
             text = f'{url!r} is not a url of a server, like "grpc://127.0.0.1:7637"'
             raise InvalidArgument(text, field="url", index=None)
+        begin_grpc()
         self.url = url
         _open.add(self)
         self._pid = os.getpid()
@@ -126,9 +128,14 @@ class Link:
             raise Unavailable(f"no server answers at {self.url}") from None
         return channel
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is a fork of the process that connected: it may take no lock of the parent's threads."""
+        return self._pid != os.getpid()
+
     def check(self) -> None:
         """Complain if there is no connection any more."""
-        if self._pid != os.getpid():
+        if self.is_elsewhere:
             text = f"the connection belongs to process {self._pid}: connect in a process of its own, not in a fork"
             raise Closed(text)
         if self._closed:
@@ -184,7 +191,7 @@ class Link:
 
     def close(self, timeout: float | None = None) -> None:
         """End it; once. Raises TimeoutError if the loop is held for longer."""
-        if self._closed or self._pid != os.getpid():
+        if self._closed or self.is_elsewhere:
             return
         if threading.current_thread() is self._thread:
             raise RuntimeError("closed on the client's own thread: from a callback, hand over to another")

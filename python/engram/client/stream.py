@@ -262,6 +262,8 @@ class ObserveStream:
 
     def close(self, timeout: float | None = None) -> None:
         """Flush, and end the session: its token is worth nothing afterwards. Closing twice is fine."""
+        if self._link.is_elsewhere:
+            return
         with self._lock:
             if self._over:
                 return
@@ -287,7 +289,7 @@ class ObserveStream:
 
     def detach(self) -> None:
         """Give the stream up without ending the session: whoever has the token goes on with it, within a week."""
-        if not self._over:
+        if not self._over and not self._link.is_elsewhere:
             self._over = True
             self._link.call(self._flow.detach())
 

@@ -18,6 +18,7 @@ from engram.server.grpc import GrpcServer
 from engram.server.log import log
 from engram.server.service import Service
 from engram.server.settings import Settings
+from engram.v1 import begin_grpc
 
 _T = TypeVar("_T")
 
@@ -33,6 +34,8 @@ class Server:
     """
 
     def __init__(self, settings: Settings, engine: Engine | None) -> None:
+        begin_grpc()
+        self._pid = os.getpid()
         self.settings = settings
         self._given = engine
         self._service = Service(settings)
@@ -94,6 +97,8 @@ class Server:
         drain : float, optional
             Seconds for that; by default `drain_seconds` of the settings. What was acknowledged is safe in any case.
         """
+        if self._pid != os.getpid():
+            return  # a fork has neither its threads nor its connections
         with self._stopping:
             if self._stopped.is_set():
                 return

@@ -219,6 +219,9 @@ impl Engine {
 
     /// Drains, closes the logs cleanly, ends the threads, gives the directory back. Says what went wrong.
     pub fn close(&self) -> Result<(), Error> {
+        if self.forgotten.load(Ordering::Relaxed) {
+            return Ok(()); // the logs are another process's
+        }
         let mut closed = self.closed.lock();
         if std::mem::replace(&mut *closed, true) {
             return Ok(());
@@ -288,9 +291,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if !self.forgotten.load(Ordering::Relaxed) {
-            let _ = self.close();
-        }
+        let _ = self.close();
     }
 }
 

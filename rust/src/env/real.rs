@@ -220,7 +220,8 @@ impl Files for RealFiles {
 
     fn unlock(&self) {
         // Closing is enough, and in a forked child it leaves the parent's lock alone.
-        self.lock.lock().take();
+        let file = self.lock.lock().take();
+        drop(file); // not under the mutex, which a fork at this moment would keep held in the child
     }
 
     fn boot_id(&self) -> u64 {
