@@ -134,7 +134,7 @@ def test_a_forked_child_that_connects_does_not_take_its_parents_answers(remote: 
 
 
 LEAVES = """
-import engram, os, signal, sys, time
+import engram, os, signal, sys
 engine = engram.open()
 server = engram.serve(engine, grpc="127.0.0.1:0")
 remote = engram.connect(server.url)

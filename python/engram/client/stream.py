@@ -261,7 +261,7 @@ class ObserveStream:
             raise Timeout("not everything is acknowledged yet; it goes on") from None
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush, and end the session: its token is worth nothing afterwards. Closing twice is fine."""
+        """Flush, and end the session: its token is worth nothing afterwards. Twice is fine; in a fork, nothing."""
         if self._link.is_elsewhere:
             return
         with self._lock:

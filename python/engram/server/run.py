@@ -96,6 +96,7 @@ class Server:
         ----------
         drain : float, optional
             Seconds for that; by default `drain_seconds` of the settings. What was acknowledged is safe in any case.
+            In a fork nothing is done.
         """
         if self._pid != os.getpid():
             return  # a fork has neither its threads nor its connections
