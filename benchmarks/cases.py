@@ -93,6 +93,8 @@ def cases(base: np.ndarray, count: int) -> dict[str, Callable[[], Made]]:
         "log-normal norms, l2": lambda: of("l2", log_normal(rows)),
         "log-normal norms, ip": lambda: ("ip", log_normal(rows), near(rows)),
         "a half is one vector": lambda: of("cosine", np.where(rng.random((len(rows), 1)) < 0.5, rows[:1], rows)),
+        "all of it twice": lambda: of("cosine", np.tile(rows[: len(rows) // 2], (2, 1))),
+        "all of it twenty times": lambda: of("cosine", np.tile(rows[: len(rows) // 20], (20, 1))),
         "uniform random (hard)": lambda: of("cosine", rng.random(rows.shape, dtype=np.float32) - 0.5),
         "128 dimensions": lambda: of("cosine", narrowed(rows, 128)),
         "768 dimensions": lambda: of("cosine", unit(np.concatenate([rows, rng.permutation(rows)], axis=1))),

@@ -1,6 +1,6 @@
 //! How wide must a walk be? Measured on the rows themselves, so that nobody has to know (G6).
 //!
-//! When a graph has grown enough, some of its rows serve as cues; walks go round them, as if each were not there, and copies of others are left out: both would be
+//! When a graph has grown enough, some of its rows serve as cues; walks go round each, and round its copies, as if they were not there: they would be
 //! found too easily. For each cue the ten nearest linked
 //! rows are found by looking at all, then by walks of rising width. The least width that finds enough of them is taken from then on; if none does, rows are
 //! looked through instead. A step does one cue, so that building goes on between.
@@ -23,6 +23,8 @@ const CUES: usize = 64;
 /// Rows that are looked at for cues.
 const LOOKS: usize = 4 * CUES;
 const NEAREST: usize = 10;
+/// A cue with more copies is left out: a graph without all of those is another graph.
+const COPIES_MAX: usize = 64;
 /// What is looked for if nobody says (G6).
 pub const TARGET: f32 = 0.95;
 /// What a trial must find, more than is wanted: cues of others' making may be harder than the rows themselves; by inner product, where rows of great
@@ -95,36 +97,42 @@ impl Trial {
         self.looked += 1;
         let mut query = Coded::default();
         rows.codec.query_of_row(rows.bytes.row(cue), rows.factors.row(cue), &mut query);
-        // The row itself is no neighbour.
-        let own = rows.generation(cue as u32);
-        let mut wanted = |generation: Generation| Ok(generation != own);
-        let mut visible = Visible { upto: Generation(u64::MAX), wanted: &mut wanted, pulse: &|| Ok(()) };
+        // The vector itself is no neighbour.
+        let (upto, mut copies) = (Generation(u64::MAX), vec![cue as u32]);
+        let mut wanted = |generation: Generation| {
+            let row = rows.up_to(generation) - 1;
+            // Where lengths count, equal bytes say no more than that two vectors are parallel.
+            let is_as_long = rows.codec.metric == Metric::Cosine || rows.factors.row(row) == rows.factors.row(cue);
+            let is_copy = is_as_long && rows.bytes.row(row) == rows.bytes.row(cue);
+            copies.extend(is_copy.then_some(row as u32));
+            Ok(!is_copy)
+        };
+        let mut visible = Visible { upto, wanted: &mut wanted, pulse: &|| Ok(()) };
         let mut truth = Candidates::new(NEAREST);
         rows.scan(&query, (0, self.linked), &mut visible, &mut Stretch::default(), &mut truth)?;
-        let is_copy = |row: Generation| rows.bytes.row(rows.up_to(row) - 1) == rows.bytes.row(cue);
-        let Some((_, nearest, worst)) = truth.estimated().filter(|(best, ..)| !is_copy(*best)) else {
+        let Some((nearest, worst)) = truth.estimated().filter(|_| copies.len() <= COPIES_MAX) else {
             return Ok(self.end());
         };
-        self.cues += 1;
-        scratch.barred = Some(cue as u32);
-        let mut found = 0;
-        for (ef, (sum, squares)) in LADDER.iter().zip(&mut self.shares) {
-            if found < nearest
-                && let Some(from) = scratch.descend(graph, rows, &query, 0)
-            {
-                scratch.walk(graph, rows, &query, &[from], 0, *ef);
-                let good = scratch.beam.iter().filter(|met| met.score >= worst && met.row as usize != cue);
-                found = good.take(nearest).count();
+        scratch.barred = copies;
+        if let Some(from) = scratch.descend(graph, rows, &query, 0) {
+            self.cues += 1;
+            let mut found = 0;
+            for (ef, (sum, squares)) in LADDER.iter().zip(&mut self.shares) {
+                if found < nearest {
+                    scratch.walk(graph, rows, &query, &[from], 0, *ef);
+                    let good = scratch.beam.iter().filter(|met| met.score >= worst && rows.lives(met.row, upto));
+                    found = good.take(nearest).count();
+                }
+                let share = found as f32 / nearest as f32;
+                (*sum, *squares) = (*sum + share, *squares + share * share);
             }
-            let share = found as f32 / nearest as f32;
-            (*sum, *squares) = (*sum + share, *squares + share * share);
         }
-        scratch.barred = None;
+        scratch.barred.clear();
         Ok(self.end())
     }
 
     fn end(&self) -> Option<Measured> {
-        // Nothing but copies: there is nothing to go by.
+        // Nothing but copies of few vectors: there is nothing to go by.
         let cues = self.cues.max(1) as f32;
         let least = |(sum, squares): (f32, f32)| {
             let mean = sum / cues;
@@ -136,8 +144,12 @@ impl Trial {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
+    use rand_core::Rng;
+    use rand_pcg::Pcg64;
+
+    use super::super::Index;
     use super::*;
 
     /// Found as a recall of 0.79: what was measured on a quarter of the rows was used for all while the next trial went on.
@@ -155,5 +167,23 @@ mod tests {
         );
         let unknown = |target| Measured::default().width(target, Metric::Cosine, 900);
         assert_eq!((unknown(0.95), unknown(0.96)), (WIDTH_UNKNOWN, usize::MAX));
+    }
+
+    /// Found as recalls of a space fed the same rows again and again: every row had a copy, nothing was measured, everything was looked through.
+    #[test]
+    fn rows_that_have_copies_are_cues_too() {
+        for (vectors, copies, walks) in [(2_000, 3, true), (40, 100, false)] {
+            let (index, mut random) = (Index::new(24, Metric::Cosine, 7), Pcg64::new(1, 2));
+            let uniform = |random: &mut Pcg64| (random.next_u64() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+            let all: Vec<[f32; 24]> = (0..vectors).map(|_| std::array::from_fn(|_| uniform(&mut random))).collect();
+            for (row, vector) in std::iter::repeat_n(&all, copies).flatten().enumerate() {
+                let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+                let inverse_norm = 1.0 / vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+                index.append(Generation(row as u64 + 1), &bytes, inverse_norm);
+            }
+            while index.build() {}
+            let width = index.graph.measured().width(TARGET, Metric::Cosine, index.linked());
+            assert_eq!(width < usize::MAX, walks, "{vectors} vectors, {copies} times: {width}");
+        }
     }
 }

@@ -47,12 +47,12 @@ impl Candidates {
         }
     }
 
-    /// By estimate: the nearest, how many there are of the k nearest, and the worst score among them.
-    pub(super) fn estimated(&self) -> Option<(Generation, usize, f32)> {
+    /// By estimate: how many there are of the k nearest, and the worst score among them.
+    pub(super) fn estimated(&self) -> Option<(usize, f32)> {
         let mut all = self.kept.clone();
         all.sort_unstable_by(|a, b| b.score.total_cmp(&a.score));
         all.truncate(self.k);
-        all.first().zip(all.last()).map(|(best, worst)| (best.generation, all.len(), worst.score))
+        all.last().map(|worst| (all.len(), worst.score))
     }
 
     /// The k nearest by exact score. What was found twice counts once.

@@ -62,8 +62,8 @@ pub(super) struct Scratch {
     visited: Visited,
     /// Best first.
     pub(super) beam: Vec<Met>,
-    /// No walk goes here: as if the row were not there.
-    pub(super) barred: Option<u32>,
+    /// No walk goes here: as if the rows were not there.
+    pub(super) barred: Vec<u32>,
     fresh: Vec<u32>,
     sifted: Vec<u32>,
     products: Vec<i32>,
@@ -137,7 +137,9 @@ impl Scratch {
     /// Walks level `level` from `from`; the beam holds the `ef` best of what was met.
     pub(super) fn walk(&mut self, graph: &Graph, rows: &Rows, query: &Coded, from: &[u32], level: usize, ef: usize) {
         self.visited.begin(rows.len());
-        self.barred.map(|row| self.visited.add(row));
+        for row in &self.barred {
+            self.visited.add(*row);
+        }
         self.beam.clear();
         self.fresh.clear();
         for row in from {
