@@ -180,7 +180,7 @@ def heavy(url: str, stop: threading.Event) -> None:
 
 def bad(url: str, stop: threading.Event, kind: str) -> None:
     """It does not read, ignores its window, lies about sequences, or sends garbage."""
-    rows = Rows(8)
+    rows = Rows(2)
 
     def messages() -> Iterator[bytes]:
         yield pb.ObserveRequest(open=pb.Open(space="other")).SerializeToString()
@@ -272,14 +272,14 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
         children = Path(f"/proc/{others.pid}/task/{others.pid}/children").read_text().split()
         pids = (server.pid, others.pid, *map(int, children))
         before = [used(pid) for pid in pids]
-        stop, space, cues = threading.Event(), engine.space("s"), Rows(8)
+        stop, space, cues = threading.Event(), engine.space("s"), Rows(2)
 
         def recall() -> None:
             begun = time.perf_counter()
             while not stop.is_set():
                 due = begun + len(recalls) / 50
                 time.sleep(max(0.0, due - time.perf_counter()))
-                space.recall(vector=cues.next()[0], k=10)
+                space.recall(vector=cues.next(1)[0], k=10)
                 recalls.append(time.perf_counter() - due)
 
         thread = threading.Thread(target=recall)
@@ -287,7 +287,7 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
         begun, given = time.perf_counter(), 0
         while (due := given / 2_000) < seconds:
             time.sleep(max(0.0, begun + due - time.perf_counter()))
-            source.due(source.stream.observe_batch(vectors=rows.next()[:32])[-1], begun + due)
+            source.due(source.stream.observe_batch(vectors=rows.next(32))[-1], begun + due)
             given += 32
         source.stream.flush(60)
         took = time.perf_counter() - begun
