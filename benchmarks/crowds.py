@@ -4,7 +4,7 @@
     python benchmarks/crowds.py drain       # the retry-after that is told, beside the time it took until there was room
     python benchmarks/crowds.py sessions    # memory of a session that stands idle, beside a bare grpc.aio stream
     python benchmarks/crowds.py neighbours  # latencies of one client: alone, beside a heavy one, beside four bad ones;
-                                            # and beside something else that uses as much CPU and disk (P6)
+                                            # and beside something else that uses as much, when they did (P6)
 
 Loopback, client and server on the same cores; vectors as in `service.py`.
 """
@@ -37,7 +37,7 @@ from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
 USED = ("cpu", "niced_cpu", "mib_written")  # of each second
-SLICE = 0.005  # seconds, of computing and resting
+SLOT = 0.1  # seconds: load comes in bursts
 STEPS = (10_000, 20_000, 40_000, 60_000, 80_000, 120_000)
 
 
@@ -206,34 +206,46 @@ def bad(url: str, stop: threading.Event, kind: str) -> None:
             call.cancel()
 
 
-def compute(share: float, steps_back: bool) -> None:
+def owed(slots: list[float], seconds: float) -> float:
+    """Return how much of a load, so much in each slot of time and then the same again, is due by then."""
+    whole, part = divmod(seconds / SLOT, len(slots))
+    return float(whole * sum(slots) + np.interp(part, range(len(slots) + 1), np.cumsum([0, *slots])))
+
+
+def compute(slots: list[float], steps_back: bool) -> None:
+    """Use so many seconds of a core in each slot."""
     os.nice(10 if steps_back else 0)
-    rows = np.ones((FRAME, DIM), dtype=np.float32)
+    rows, begun = np.ones((FRAME, DIM), dtype=np.float32), time.perf_counter()
+    before = time.process_time()
     while True:
-        until = time.perf_counter() + share * SLICE
-        while time.perf_counter() < until:
+        if time.process_time() - before < owed(slots, time.perf_counter() - begun):
             np.linalg.norm(rows, axis=1)
-        time.sleep((1 - share) * SLICE)
+        else:
+            time.sleep(0.001)
 
 
-def write(bytes_a_second: float) -> None:
-    block = random.randbytes(1 << 20)
-    due = time.perf_counter()
+def write(slots: list[float]) -> None:
+    """Write and sync so many MiB in each slot."""
+    block, begun, written = random.randbytes(1 << 20), time.perf_counter(), 0
     with tempfile.NamedTemporaryFile(buffering=0) as file:
-        while bytes_a_second > 0:
-            time.sleep(max(0.0, due - time.perf_counter()))
-            due = max(time.perf_counter() - 1, due + len(block) / bytes_a_second)
+        while True:
+            if written + 1 > owed(slots, time.perf_counter() - begun):
+                time.sleep(0.001)
+                continue
             if file.tell() > 256 << 20:
                 file.seek(0)
             file.write(block)
             os.fdatasync(file.fileno())
+            written += 1
 
 
-def outside(cpu: float, niced: float, bytes_a_second: float) -> None:
-    """Compute for so many seconds a second, in part stepping back at least as the engine does; write and sync."""
-    jobs: list[tuple[Any, ...]] = [(write, bytes_a_second)]
-    for seconds, steps_back in ((cpu, False), (niced, True)):
-        jobs += [(compute, min(1.0, seconds - core), steps_back) for core in range(math.ceil(seconds))]
+def outside(load: list[list[float]]) -> None:
+    """In each slot use so many seconds of CPU, so many stepping back at least as the engine does, and write so much."""
+    cpu, niced, written = ([slot[which] for slot in load] for which in range(len(USED)))
+    jobs: list[tuple[Any, ...]] = [(write, written)]
+    for slots, steps_back in ((cpu, False), (niced, True)):
+        for core in range(math.ceil(max(slots) / SLOT)):
+            jobs.append((compute, [min(SLOT, max(0.0, one - core * SLOT)) for one in slots], steps_back))
     processes = [multiprocessing.Process(target=job, args=arguments, daemon=True) for job, *arguments in jobs]
     for process in processes:
         process.start()
@@ -242,20 +254,22 @@ def outside(cpu: float, niced: float, bytes_a_second: float) -> None:
         process.kill()
 
 
-def used(pid: int) -> tuple[float, float, float]:
-    """Return the CPU that a process's threads have used, and that of those that step back, in seconds; MiB written."""
-    cpu = [0.0, 0.0]
-    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with suppress(OSError):  # it has ended
-            fields = task.read_text().rpartition(")")[2].split()
-            cpu[int(fields[16]) > 0] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    written = re.search(r"^write_bytes: (\d+)", Path(f"/proc/{pid}/io").read_text(), re.MULTILINE)
-    assert written is not None
-    return cpu[0], cpu[1], int(written[1]) / (1 << 20)
-
-
-def columns(rows: list[tuple[float, ...]]) -> Iterator[tuple[float, ...]]:
-    return zip(*rows, strict=True)
+def used(pids: list[int]) -> np.ndarray:
+    """Return what processes have used: seconds of CPU, those of threads that step back, and MiB written."""
+    total = np.zeros(len(USED))
+    for pid in pids:
+        process = Path(f"/proc/{pid}")
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        niced = 0.0
+        for task in (process / "task").iterdir():
+            with suppress(OSError):  # it has ended; those that step back do not
+                if int((task / "stat").read_text().rpartition(")")[2].split()[16]) > 0:
+                    niced += int((task / "schedstat").read_text().split()[0]) / 1e9
+        written = re.search(r"^write_bytes: (\d+)", (process / "io").read_text(), re.MULTILINE)
+        assert written is not None
+        cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        total += cpu - niced, niced, int(written[1]) / (1 << 20)
+    return total
 
 
 def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
@@ -270,8 +284,7 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
         others = subprocess.Popen([sys.executable, __file__, kind, "--url", server.url, *more], stdin=subprocess.PIPE)
         time.sleep(1)
         children = Path(f"/proc/{others.pid}/task/{others.pid}/children").read_text().split()
-        pids = (server.pid, others.pid, *map(int, children))
-        before = [used(pid) for pid in pids]
+        pids = [server.pid, others.pid, *map(int, children)]
         stop, space, cues = threading.Event(), engine.space("s"), Rows(2)
 
         def recall() -> None:
@@ -284,15 +297,14 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
 
         thread = threading.Thread(target=recall)
         thread.start()
-        begun, given = time.perf_counter(), 0
+        spent, begun, given = [used(pids)], time.perf_counter(), 0
         while (due := given / 2_000) < seconds:
+            if due >= len(spent) * SLOT:
+                spent.append(used(pids))
             time.sleep(max(0.0, begun + due - time.perf_counter()))
             source.due(source.stream.observe_batch(vectors=rows.next(32))[-1], begun + due)
             given += 32
         source.stream.flush(60)
-        took = time.perf_counter() - begun
-        now = [used(pid) for pid in pids]
-        spent = [(sum(after) - sum(first)) / took for first, after in zip(columns(before), columns(now), strict=True)]
         stop.set()
         thread.join()
         others.communicate()
@@ -303,19 +315,23 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
         "acknowledgement": quantiles(acks),
         "recall": quantiles(recalls),
         "refusals": refusals,
-        **{name: round(value, 2) for name, value in zip(USED, spent, strict=True)},
+        **dict(zip(USED, ((spent[-1] - spent[0]) / (len(spent) - 1) / SLOT).round(2).tolist(), strict=True)),
+        "load": np.diff(spent, axis=0).round(3).tolist(),
     }
 
 
 def neighbours(seconds: float) -> Iterator[dict[str, Any]]:
-    """Each kind, and as much as it used from outside; the goal: recall p99 of the first at most 1.2 x the second's."""
+    """Each kind, then from outside what it used when it used it. The goal: recall p99 at most 1.2 x the latter."""
     alone = beside("nobody", seconds)
+    usual = np.mean(alone.pop("load"), axis=0)
     yield alone
     for kind in ("heavy", "bad"):
         figures = beside(kind, seconds)
+        load = np.maximum(0, np.array(figures.pop("load")) - usual).tolist()
         yield figures
-        more = [f"--{name}={max(0.0, figures[name] - alone[name])}" for name in USED]
-        yield {"instead_of": kind, **beside("outside", seconds, *more)}
+        figures = beside("outside", seconds, "--load", json.dumps(load))
+        del figures["load"]
+        yield {"instead_of": kind, **figures}
 
 
 def others(kind: str, url: str) -> None:
@@ -340,8 +356,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=STEPS)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--url")
-    for name in USED:
-        parser.add_argument(f"--{name}", type=float, default=1.0)
+    parser.add_argument("--load", type=json.loads)
     given = parser.parse_args()
     if given.what == "ramp":
         ramp(given.rates, given.seconds, given.spaces, given.plot)
@@ -353,7 +368,7 @@ def main() -> None:
         for figures in neighbours(given.seconds):
             print(json.dumps({"what": "neighbours", **figures}), flush=True)
     elif given.what == "outside":
-        outside(min(given.cpu, os.cpu_count() or 1), given.niced_cpu, given.mib_written * (1 << 20))
+        outside(given.load)
     else:
         others(given.what, given.url)
 

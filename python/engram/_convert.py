@@ -68,11 +68,29 @@ def matrix(name: str, value: Vectors, ndim: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(array)
 
 
-def millis(name: str, seconds: float) -> int:
-    """Return a time to wait, in milliseconds."""
-    if not 0 <= seconds <= SECONDS_MAX:
+def duration(name: str, seconds: Any) -> float:
+    """Return a time to wait, in seconds."""
+    is_number = isinstance(seconds, int | float | np.number) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds <= SECONDS_MAX:
         raise InvalidArgument(f"{name} is {seconds!r}; seconds from 0 to {SECONDS_MAX}", field=name, index=None)
-    return round(seconds * 1000)
+    return float(seconds)
+
+
+def millis(name: str, seconds: Any) -> int:
+    """Return a time to wait, in milliseconds."""
+    return round(duration(name, seconds) * 1000)
+
+
+def plain(name: str, value: Any, index: int | None = None) -> str:
+    """Return a text that has a UTF-8 form."""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{name} is {value!r}; it must be a str", field=name, index=index)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        text = f"{name} holds a lone surrogate: it has no UTF-8 form"
+        raise InvalidArgument(text, field=name, index=index) from None
+    return value
 
 
 def micros(value: object, index: int | None = None, name: str = "observed_at") -> int:
@@ -114,6 +132,8 @@ def _condition(where: Any, depth: int, seen: Iterator[int]) -> dict[str, Any]:
         raise InvalidArgument(f"where: more than {_CONDITIONS_MAX} conditions", field="where", index=None)
     out: dict[str, Any] = {}
     for name, test in where.items():
+        if not isinstance(name, str):
+            raise InvalidArgument(f"where: keys must be strings, not {name!r}", field="where", index=None)
         if name in ("$and", "$or") and isinstance(test, list | tuple):
             out[name] = [_condition(part, depth - 1, seen) for part in test]
         elif name == "$not":
@@ -158,7 +178,7 @@ def key_text(key: Any, index: int | None = None) -> str:
     """Return a key; the engine knows how long it may be."""
     if not isinstance(key, str) or not key:
         raise InvalidArgument(f"key is {key!r}; it must be a str, not empty", field="key", index=index)
-    return key
+    return plain("key", key, index)
 
 
 def one_of(**given: Any) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from engram import _core
-from engram._convert import Durability, Metric, whole
+from engram._convert import Durability, Metric, plain, whole
 from engram._core import Cancel as Cancel
 from engram._core import encode_frame as encode_frame
 from engram._pressure import Watch
@@ -115,9 +115,9 @@ class Engine:
             A bad name, dim, metric or durability.
         """
         if dim is None:
-            return Space(self._core.space(name), self)
+            return Space(self._core.space(plain("name", name)), self)
         dim = whole("dim", dim, 1, _DIM_MAX)
-        return Space(self._core.create_space(name, dim, metric, durability), self)
+        return Space(self._core.create_space(plain("name", name), dim, metric, durability), self)
 
     def spaces(self) -> list[str]:
         """Names of all spaces, sorted."""
@@ -125,7 +125,7 @@ class Engine:
 
     def drop_space(self, name: str) -> None:
         """Remove a space and everything in it, and nothing else. Raises `NotFound`."""
-        self._core.drop_space(name)
+        self._core.drop_space(plain("name", name))
 
     @property
     def completions_fd(self) -> int:

@@ -276,10 +276,10 @@ class Reads:
         at = self._at(None, as_of)
         if key is not None:
             found = self._core.get_key(key_text(key), at)
-        elif 0 <= int(memory_id or 0) < 2**64:
-            found = self._core.get(int(memory_id or 0), at)
         else:
-            found = None
+            # Whatever number it is: there may be no such memory.
+            number = whole("memory_id", memory_id, -(2**64), 2**64)
+            found = self._core.get(number, at) if 0 <= number < 2**64 else None
         return None if found is None else Memory(found)
 
     def history(self, key: str) -> builtins.list[Memory]:

@@ -24,6 +24,7 @@ from engram._convert import (
     millis,
     one_of,
     one_row,
+    plain,
     whole,
 )
 from engram._exceptions import InvalidArgument, TooLarge
@@ -317,7 +318,9 @@ class Space(Reads):
             As for `observe`.
         """
         known = None if acknowledged is None else whole("acknowledged", acknowledged, 0, 2**63 - 1)
-        return Session(self._core.session(priority, resume, known, self._timeout_ms("wait", timeout)), self)
+        token = None if resume is None else plain("resume", resume)
+        timeout_ms = self._timeout_ms("wait", timeout)
+        return Session(self._core.session(plain("priority", priority), token, known, timeout_ms), self)
 
     def _claimed(self, claim: tuple[int, bool], priority: str, resume: str | None, acknowledged: int | None) -> Session:
         """`session`, for a peer: `claim` is a number that it drew for itself, and whether it comes back by itself."""

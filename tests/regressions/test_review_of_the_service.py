@@ -221,3 +221,120 @@ def test_an_engine_has_one_server(server: Server) -> None:
         engram.serve(server.engine, grpc="127.0.0.1:0")
     with engram.connect(server.url) as engine:
         assert "held" in engine.spaces()
+
+
+def test_a_key_that_comes_again_at_once_supersedes(remote: engram.Engine) -> None:
+    """K1: two observations of one key that fell into one frame were a batch with a key twice; the later was dropped."""
+    space = remote.space("again", dim=2)
+    with space.stream() as stream:  # type: ignore[attr-defined]
+        for version in range(100):
+            stream.observe(f"{version}", key="k")
+            stream.observe(f"other {version}", key=f"{version}")
+        stream.flush()
+        assert stream.rejected == []
+    found = space.get(key="k")
+    assert found is not None
+    assert found.text == "99"
+    assert [one.text for one in space.history("k")] == [f"{version}" for version in range(100)]
+    assert len(space) == 101
+
+
+def test_observations_that_fit_make_frames_that_fit(tmp_path: Path) -> None:
+    """A frame of many with much metadata was larger than any message, and failed the stream."""
+    much, vector = {"a": "x" * 30_000}, np.ones(64, "f4")
+    with ServerProcess(tmp_path / "data") as server, engram.connect(server.url) as remote:
+        with remote.space("much", dim=64).stream() as stream:  # type: ignore[attr-defined]
+            for _ in range(255):
+                stream.observe("x", vector=vector, metadata=much)
+            stream.observe("ü" * 300_000)
+        assert len(remote.space("much")) == 256
+    with engram.serve(grpc="127.0.0.1:0", message_bytes_max=64 << 10) as few, engram.connect(few.url) as remote:
+        with remote.space("little", dim=64).stream() as stream:  # type: ignore[attr-defined]
+            for _ in range(400):
+                stream.observe(vector=vector)
+            stream.observe_batch(vectors=np.ones((1_000, 64), "f4"))
+        assert len(remote.space("little")) == 1_400
+
+
+def test_a_stream_is_closed_by_a_server_that_comes_back(tmp_path: Path) -> None:
+    """What was asked of a lost connection was asked again for 0.8 s only, however long the stream may reconnect."""
+    server = ServerProcess(tmp_path / "data")
+    with engram.connect(server.url) as remote:
+        stream = remote.space("back", dim=2).stream()  # type: ignore[attr-defined]
+        stream.observe("x")
+        stream.flush()
+        server.kill()
+        closing = threading.Thread(target=stream.close)
+        closing.start()
+        time.sleep(2)
+        with ServerProcess(tmp_path / "data", server.port):
+            closing.join(20)
+            assert not closing.is_alive()
+            with pytest.raises(engram.SessionExpired):
+                remote.space("back").session(resume=stream.token)
+
+
+def test_a_flush_that_a_closed_connection_ends_is_an_error(server: Server) -> None:
+    """It ended as if the caller's task had been cancelled."""
+
+    async def run() -> None:
+        remote = await engram.aio.connect(server.url)
+        stream = await (await remote.space("flushed", 2)).stream()
+        stream._stream._flow._hold_until = float("inf")  # as after a refusal
+        await stream.observe("x")
+        flushing = asyncio.create_task(stream.flush())
+        await asyncio.sleep(0.2)
+        await remote.close()
+        with pytest.raises(engram.Closed):
+            await flushing
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("where", ["embedded", "remote"])
+def test_values_that_make_no_sense_are_named(server: Server, remote: engram.Engine, where: str) -> None:
+    """They were what Python made of them: UnicodeEncodeError, TypeError, another memory, a wait without an end."""
+    with engram.open() as own:
+        engine = remote if where == "remote" else own
+        space = engine.space("named", dim=2)
+        memory = space.observe("x", vector=[1, 2])
+        bad = [
+            ("name", lambda: engine.space("\ud800")),
+            ("name", lambda: engine.drop_space("\ud800")),
+            ("key", lambda: space.get(key="\ud800")),
+            ("key", lambda: space.history("\ud800")),
+            ("memory_id", lambda: space.get(1.5)),  # type: ignore[arg-type]
+            ("memory_id", lambda: space.get(True)),
+            ("memory_id", lambda: space.get("1")),  # type: ignore[arg-type]
+            ("resume", lambda: space.session(resume="\ud800")),
+            ("resume", lambda: space.session(resume=5)),  # type: ignore[arg-type]
+            ("priority", lambda: space.session(priority=5)),  # type: ignore[arg-type]
+            ("where", lambda: space.recall(vector=[1, 2], where={1: 2})),  # type: ignore[dict-item]
+            ("where", lambda: space.recall(vector=[1, 2], where={"a": {"$in": {1, 2}}})),
+            ("where", lambda: space.forget(where={1: 2})),  # type: ignore[dict-item]
+        ]
+        if where == "remote":
+            stream = space.stream  # type: ignore[attr-defined]
+            bad += [
+                ("buffer_bytes", lambda: stream(buffer_bytes=-1)),
+                ("buffer_bytes", lambda: stream(buffer_bytes=None)),
+                ("reconnect", lambda: stream(reconnect="x")),
+                ("reconnect", lambda: stream(reconnect=float("nan"))),
+                ("resume", lambda: stream(resume=5)),
+                ("priority", lambda: stream(priority=5)),
+                ("url", lambda: engram.connect(5)),  # type: ignore[arg-type]
+                ("timeout", lambda: engram.connect(server.url, timeout="x")),  # type: ignore[arg-type]
+            ]
+            with stream() as one:
+                for timeout in ("x", float("nan")):
+                    with pytest.raises(engram.InvalidArgument, match="timeout"):
+                        one.flush(timeout)
+        for field, call in bad:
+            with pytest.raises(engram.InvalidArgument) as raised:
+                call()
+            assert raised.value.field == field
+        found = space.get(np.int64(memory.memory_id))  # type: ignore[arg-type]
+        assert found is not None
+        assert found.text == "x"
+        assert space.get(-1) is None
+        assert space.get(2**64) is None

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from engram._aio_session import Calls
 from engram._convert import Durability, Metadata, Metric, Priority, Time, Vectors
+from engram._exceptions import Closed
 from engram.aio import AsyncEngine, AsyncSpace
 from engram.client.engine import RemoteEngine, RemoteSpace, connect
 from engram.client.stream import ObserveStream, OnProgress
@@ -117,7 +118,13 @@ class AsyncObserveStream:
         """Wait until everything given is acknowledged; no thread is held meanwhile."""
         link = self._stream.link
         link.check()
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stream.settling(timeout), link.loop))
+        try:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stream.settling(timeout), link.loop))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Closed("the connection is closed") from None  # its tasks were cancelled, not this one
 
     async def close(self, timeout: float | None = None) -> None:
         """Flush, and end the session."""

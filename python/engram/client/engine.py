@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from engram._convert import Durability, Metric, Priority, whole
+from engram._convert import Durability, Metric, Priority, duration, plain, whole
 from engram._engine import Engine
 from engram._exceptions import InvalidArgument
 from engram._reads import At, How, Snapshot
@@ -41,17 +41,17 @@ class _RemoteCore:
         return RemoteSpaceCore(self.link, self._levels, opened)
 
     def create_space(self, name: str, dim: int, metric: str | None, durability: str | None) -> RemoteSpaceCore:
-        request = pb.CreateSpaceRequest(space=_text(name), dim=dim, metric=metric or "", durability=durability or "")
+        request = pb.CreateSpaceRequest(space=name, dim=dim, metric=metric or "", durability=durability or "")
         return self._opened(request)
 
     def space(self, name: str) -> RemoteSpaceCore:
-        return self._opened(pb.CreateSpaceRequest(space=_text(name)))
+        return self._opened(pb.CreateSpaceRequest(space=name))
 
     def spaces(self) -> list[str]:
         return [*self.link.unary("ListSpaces", pb.ListSpacesRequest(), pb.ListSpacesResponse).spaces]
 
     def drop_space(self, name: str) -> None:
-        self.link.unary("DropSpace", pb.DropSpaceRequest(space=_text(name)), pb.DropSpaceResponse)
+        self.link.unary("DropSpace", pb.DropSpaceRequest(space=name), pb.DropSpaceResponse)
 
     def checkpoint(self) -> None:
         self.link.unary("Checkpoint", pb.CheckpointRequest(), pb.CheckpointResponse, _CHECKPOINT_SECONDS)
@@ -83,12 +83,6 @@ class _RemoteCore:
         if not self.link.is_elsewhere:
             self._levels.end()
             self.link.close()
-
-
-def _text(name: Any) -> str:
-    if not isinstance(name, str):
-        raise InvalidArgument(f"name is {name!r}; it must be a str", field="name", index=None)
-    return name
 
 
 class RemoteSpace(Space):
@@ -124,7 +118,7 @@ class RemoteSpace(Space):
         acknowledged : int, optional
             The last sequence that the caller knows to be acknowledged.
         reconnect : float
-            Seconds to try for when the connection is lost, before the stream fails.
+            Seconds to try for when the connection is lost, before the stream fails; at most a day.
         buffer_bytes : int
             What may be kept here, sent or not; who observes more waits.
         on_progress : callable, optional
@@ -136,10 +130,10 @@ class RemoteSpace(Space):
             As for `Space.session`.
         """
         known = None if acknowledged is None else whole("acknowledged", acknowledged, 0, 2**63 - 1)
-        asked = pb.Open(space=self.name, priority=priority, token=resume or "", acknowledged=known)
-        return ObserveStream(
-            self._core._link, asked, reconnect, buffer_bytes, self._core.message_bytes_max, on_progress
-        )
+        token = plain("resume", resume or "")
+        asked = pb.Open(space=self.name, priority=plain("priority", priority), token=token, acknowledged=known)
+        seconds, kept = duration("reconnect", reconnect), whole("buffer_bytes", buffer_bytes, 0, 2**63 - 1)
+        return ObserveStream(self._core._link, asked, seconds, kept, self._core.message_bytes_max, on_progress)
 
 
 class _RemoteSnapshot(Snapshot):

@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from engram._convert import duration, plain
 from engram._exceptions import TABLE, Closed, EngramError, InvalidArgument, Timeout, TooLarge, Unavailable, from_core
 from engram.v1 import begin_grpc
 from engram.v1 import service_pb2 as pb
@@ -87,7 +88,8 @@ class Link:
     """A channel, and the loop it lives on."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        scheme, _, self.address = url.partition("://")
+        scheme, _, self.address = plain("url", url).partition("://")
+        timeout = duration("timeout", timeout)
         if scheme != "grpc" or not self.address or "/" in self.address:
             text = f'{url!r} is not a url of a server, like "grpc://127.0.0.1:7637"'
             raise InvalidArgument(text, field="url", index=None)

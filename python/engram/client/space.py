@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engram._convert import Arguments
 from engram._engine import encode_frame
+from engram._exceptions import InvalidArgument
 from engram._reads import At, How
 from engram.client.frames import fits
 from engram.client.link import SECONDS, Link, again
@@ -55,7 +56,8 @@ def where_out(condition: dict[str, Any] | None) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"where: {value!r} cannot be sent")
+    text = f"where: {value!r} is neither a number, a str, a bool, None nor a list of them"
+    raise InvalidArgument(text, field="where", index=None)
 
 
 class RemoteStream:

@@ -11,18 +11,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from engram._convert import Arguments, Columns, Metadata, Time, Vectors, one_row
+from engram._convert import Arguments, Columns, Metadata, Time, Vectors, duration, one_row
 from engram._engine import encode_frame
 from engram._exceptions import Closed, EngramError, SessionExpired, Timeout
 from engram.client.flow import Flow
 from engram.client.frames import Sent, fits
-from engram.client.link import Link, again
+from engram.client.link import Link
 from engram.v1 import service_pb2 as pb
 
 FRAME_BYTES = 256 << 10
 FRAME_SECONDS = 0.005
 _FLUSH_SECONDS = 10.0
 _CLOSE_SECONDS = 30.0  # after an error, or Ctrl-C
+_AGAIN_SECONDS = 0.1
 
 #: Called with the stream after acknowledgements.
 OnProgress: TypeAlias = "Callable[[ObserveStream], None]"
@@ -35,22 +36,24 @@ class _Rows:
         self.rows: list[Arguments] = []
         self.bytes = 0
 
-    def add(self, row: Arguments) -> None:
-        """One more."""
-        vectors, texts = row[0], row[1]
+    def add(self, row: Arguments, size: int) -> None:
+        """One more, a frame of so many bytes if it were alone."""
         self.rows.append(row)
-        self.bytes += 64 + (0 if vectors is None else vectors.nbytes) + (len(texts[0] or "") if texts else 0)
+        self.bytes += size
 
     def frames(self, dim: int, metric: str) -> list[tuple[int, bytes]]:
-        """Count and frame of each run of rows that fill the same columns."""
+        """Count and frame of each run of rows that fill the same columns and have no key twice: a frame may not."""
         made: list[tuple[int, bytes]] = []
         run: list[Arguments] = []
+        keys: set[str] = set()
         for row in [*self.rows, None]:
-            if run and (row is None or _shape(row) != _shape(run[0])):
+            own = set() if row is None else {key for key in row[5] or () if key is not None}
+            if run and (row is None or _shape(row) != _shape(run[0]) or own & keys):
                 made.append((len(run), encode_frame(_joined(run), dim, metric, False)))
-                run = []
+                run, keys = [], set()
             if row is not None:
                 run.append(row)
+                keys |= own
         self.rows, self.bytes = [], 0
         return made
 
@@ -67,6 +70,10 @@ def _joined(rows: list[Any]) -> Arguments:
         return None if rows[0][at] is None else [item for row in rows for item in row[at]]
 
     return arrays(0), lists(1), lists(2), arrays(3), arrays(4), lists(5)
+
+
+def _seconds(timeout: float | None) -> float | None:
+    return None if timeout is None else duration("timeout", timeout)
 
 
 class ObserveStream:
@@ -93,6 +100,7 @@ class ObserveStream:
         self._flow = link.call(Flow.start(link, asked, reconnect))
         self._buffer_bytes = buffer_bytes
         self._message_bytes_max = message_bytes_max
+        self._frame_bytes = min(FRAME_BYTES, message_bytes_max * 3 // 4)
         self._order = threading.Lock()  # held by a call, also while it waits for room
         self._lock = threading.Lock()  # never held while anything is waited for
         weakref.finalize(self, self._flow.abandon)
@@ -180,17 +188,22 @@ class ObserveStream:
         row = one_row(text, vector, confidence, metadata, observed_at, key)
         self._link.check()
         opened = self._flow.opened
-        fits(encode_frame(row, opened.dim, opened.metric, False), self._message_bytes_max)
+        alone = encode_frame(row, opened.dim, opened.metric, False)
+        fits(alone, self._message_bytes_max)
         with self._order:
-            return self._observe(row, timeout)
+            return self._observe(row, len(alone), timeout)
 
-    def _observe(self, row: Arguments, timeout: float | None) -> int:
+    def _observe(self, row: Arguments, size: int, timeout: float | None) -> int:
         self.wait_room(timeout)
         with self._lock:
             self._check()
+            if self._rows.rows and self._rows.bytes + size > self._frame_bytes:
+                self._cut()
             sequence, self._next = self._next, self._next + 1
-            self._rows.add(row)
-            full = self._rows.bytes >= FRAME_BYTES or len(self._rows.rows) >= (self._flow.window.advised_batch or 1)
+            self._rows.add(row, size)
+            full = self._rows.bytes >= self._frame_bytes or len(self._rows.rows) >= (
+                self._flow.window.advised_batch or 1
+            )
             if full:
                 self._cut()
             elif not self._timed:
@@ -229,7 +242,7 @@ class ObserveStream:
     def _observe_batch(self, columns: Columns, timeout: float | None) -> range:
         opened = self._flow.opened
         first = None
-        for rows in columns.pieces(opened.dim, self._flow.window.advised_batch or 256, FRAME_BYTES):
+        for rows in columns.pieces(opened.dim, self._flow.window.advised_batch or 256, self._frame_bytes):
             if not len(rows):
                 continue
             frame = encode_frame(columns.arguments(rows), opened.dim, opened.metric, False)
@@ -250,10 +263,11 @@ class ObserveStream:
 
     async def settling(self, timeout: float | None) -> None:
         """Flush, on the loop of the link."""
+        seconds = _seconds(timeout)
         with self._lock:
             self._cut()
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 # What was cut just now is submitted first: callbacks of the loop run in order.
                 await asyncio.sleep(0)
                 await self._flow.settled()
@@ -264,6 +278,7 @@ class ObserveStream:
         """Flush, and end the session: its token is worth nothing afterwards. Twice is fine; in a fork, nothing."""
         if self._link.is_elsewhere:
             return
+        _seconds(timeout)
         with self._lock:
             if self._over:
                 return
@@ -281,11 +296,21 @@ class ObserveStream:
     async def _end(self, timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout):
-                await again(lambda: self._flow.ask(pb.ObserveRequest(close=pb.Close())))
+                while not await self._is_ended():
+                    await asyncio.sleep(_AGAIN_SECONDS)
         except TimeoutError:
             raise Timeout("the session is not ended yet; everything is acknowledged") from None
         except SessionExpired:
             pass  # it was ended, and the answer lost
+
+    async def _is_ended(self) -> bool:
+        try:
+            await self._flow.ask(pb.ObserveRequest(close=pb.Close()))
+        except EngramError:
+            if self._flow.error is not None:
+                raise
+            return False  # the connection is lost, and made again
+        return True
 
     def detach(self) -> None:
         """Give the stream up without ending the session: whoever has the token goes on with it, within a week."""
@@ -324,7 +349,7 @@ class ObserveStream:
     async def making_room(self, timeout: float | None) -> None:
         """Wait for room, on the loop of the link."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(_seconds(timeout)):
                 await self._flow.room(self._buffer_bytes)
         except TimeoutError:
             raise Timeout("the buffer stays full: the server takes less than is observed") from None
