@@ -37,7 +37,7 @@ from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
 USED = ("cpu", "niced_cpu", "mib_written")  # of each second
-SLOT = 0.1  # seconds: load comes in bursts
+SLOT = 0.5  # seconds: load comes in bursts
 STEPS = (10_000, 20_000, 40_000, 60_000, 80_000, 120_000)
 
 

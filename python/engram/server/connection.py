@@ -25,7 +25,7 @@ from engram.v1 import service_pb2 as pb
 _FRAME_TAG = b"\x12"  # field 2 of ObserveRequest, length-delimited
 _FRAMES_MAX = 256  # in flight: what the engine keeps ids of
 _IDLE_BYTES = 64 << 10
-_IDLE_BYTES_A_SECOND = 50e6
+_IDLE_BYTES_A_SECOND = 20e6
 _ACK_WAIT = 2.0  # for acknowledgements of what is committed
 _RETRY_MS = 100
 _UNREAD_SECONDS = 2.0  # without taking anything, a peer with too much unread is cut

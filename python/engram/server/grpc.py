@@ -24,6 +24,7 @@ NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 _CALLS_BESIDE = 1_000  # of one client, besides its streams: more wait
 _OPEN_SECONDS = 10.0
+_NONSENSE_SECONDS = 0.25
 _LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
 _SWEEPS = 10  # looks for idle streams in the time that makes one idle
 
@@ -33,6 +34,13 @@ def _parse(kind: Any, message: bytes) -> Any:
         return kind.FromString(message)
     except Exception:
         raise InvalidArgument(f"not a {kind.DESCRIPTOR.name}", field="message", index=None) from None
+
+
+async def _refuse(context: _Context, error: BaseException) -> None:
+    """End a stream with an error. Who sends nonsense may come again at once: he is held up, so that others are not."""
+    if isinstance(error, InvalidArgument):
+        await asyncio.sleep(_NONSENSE_SECONDS)
+    await abort(context, error)
 
 
 class GrpcServer:
@@ -105,7 +113,7 @@ class GrpcServer:
         try:
             connection = await self._open(context)
         except Exception as error:
-            await abort(context, error)
+            await _refuse(context, error)
             return
         self._connections.add(connection)
         reading = asyncio.create_task(self._read(context, connection))
@@ -116,7 +124,7 @@ class GrpcServer:
             self._connections.discard(connection)
             connection.detach()
         if connection.outbound.error is not None:
-            await abort(context, connection.outbound.error)
+            await _refuse(context, connection.outbound.error)
 
     async def _open(self, context: _Context) -> Connection:
         if len(self._connections) >= self._service.settings.streams_max:

@@ -120,9 +120,12 @@ def test_a_stream_begins_with_open(channel: grpc.Channel, said: bytes) -> None:
 
 @pytest.mark.parametrize("said", [b"\xff\xff\xff", b"", b"\x12"], ids=["garbage", "nothing", "half a frame"])
 def test_only_violations_of_the_protocol_end_a_stream(channel: grpc.Channel, space: engram.Space, said: bytes) -> None:
+    """P6: whoever comes again at once, with nonsense again, is held up."""
     stream = Stream(channel, space=space.name)
+    begun = time.monotonic()
     stream.say(said)
     assert stream.error().code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert time.monotonic() - begun >= 0.2
     stream.cancel()
     again = Stream(channel, space=space.name)
     again.say(open=pb.Open(space=space.name))
@@ -368,7 +371,7 @@ def test_idle_streams_are_ended_and_can_be_resumed(server: Server) -> None:
 
 
 def test_who_does_not_heed_a_refusal_holds_up_himself(channel: grpc.Channel, space: engram.Space) -> None:
-    """P6: frames that bring nothing new are read at 50 MB/s a stream, so that the loop has time for others."""
+    """P6: frames that bring nothing new are read at 20 MB/s a stream, so that the loop has time for others."""
     stream = Stream(channel, space=space.name)
     begun = time.monotonic()
     for _ in range(100):
@@ -376,7 +379,7 @@ def test_who_does_not_heed_a_refusal_holds_up_himself(channel: grpc.Channel, spa
     stream.say(drain=pb.Drain())
     assert stream.hear("fault").code == "SEQUENCE_GAP"
     assert stream.hear("drained").committed == 0
-    assert time.monotonic() - begun >= 0.4
+    assert time.monotonic() - begun >= 1.0
     stream.cancel()
 
 
