@@ -116,7 +116,7 @@ def test_cases_run_in_small() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     lines = json.loads(ran.stdout)["lines"]
-    assert len(lines) == 21
+    assert len(lines) == 23
     for line in lines:
         assert line["recall"] >= 0.95, line
         assert line.get("least tenth", 1.0) >= 0.95, line
