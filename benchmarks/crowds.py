@@ -273,7 +273,8 @@ def used(pids: list[int]) -> np.ndarray:
 
 
 def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
-    """One client at 2,000 observations and 50 recalls a second, beside others in a process of their own."""
+    """One client at 2,000 observations and 50 recalls a second, beside others, for a second or more."""
+    seconds = max(seconds, 2 * SLOT)
     with served() as server, engram.connect(server.url) as engine:
         engine.space("other", dim=DIM)
         acks: list[float] = []

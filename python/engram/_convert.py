@@ -86,7 +86,8 @@ def plain(name: str, value: Any, index: int | None = None) -> str:
     if not isinstance(value, str):
         raise InvalidArgument(f"{name} is {value!r}; it must be a str", field=name, index=index)
     try:
-        value.encode()
+        if not value.isascii():
+            value.encode()
     except UnicodeEncodeError:
         text = f"{name} holds a lone surrogate: it has no UTF-8 form"
         raise InvalidArgument(text, field=name, index=index) from None
