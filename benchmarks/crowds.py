@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -169,18 +170,17 @@ def sessions(count: int) -> dict[str, Any]:
 # ---- neighbours ------------------------------------------------------------------------------------------------------
 
 
-def heavy(url: str, stop: threading.Event) -> None:
+def heavy(url: str, stop: threading.Event, rows: Rows) -> None:
     """As much as it may."""
     with engram.connect(url) as engine:
-        stream, rows = engine.space("other", dim=DIM).stream(), Rows()
+        stream = engine.space("other", dim=DIM).stream()
         while not stop.is_set():
             stream.observe_batch(vectors=rows.next())
         stream.detach()
 
 
-def bad(url: str, stop: threading.Event, kind: str) -> None:
+def bad(url: str, stop: threading.Event, rows: Rows, kind: str) -> None:
     """It does not read, ignores its window, lies about sequences, or sends garbage."""
-    rows = Rows(2)
 
     def messages() -> Iterator[bytes]:
         yield pb.ObserveRequest(open=pb.Open(space="other")).SerializeToString()
@@ -249,6 +249,7 @@ def outside(load: list[list[float]]) -> None:
     processes = [multiprocessing.Process(target=job, args=arguments, daemon=True) for job, *arguments in jobs]
     for process in processes:
         process.start()
+    print("ready", flush=True)
     sys.stdin.read()
     for process in processes:
         process.kill()
@@ -282,21 +283,29 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
         source, rows = Source(engine.space("s", dim=DIM).stream(), acks), Rows()
         source.stream.observe_batch(vectors=rows.next())
         source.stream.flush(60)
-        others = subprocess.Popen([sys.executable, __file__, kind, "--url", server.url, *more], stdin=subprocess.PIPE)
-        time.sleep(1)
+        command = [sys.executable, __file__, kind, "--url", server.url, *more]
+        others = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert others.stdout is not None
+        others.stdout.readline()  # they have their rows
         children = Path(f"/proc/{others.pid}/task/{others.pid}/children").read_text().split()
         pids = [server.pid, others.pid, *map(int, children)]
         stop, space, cues = threading.Event(), engine.space("s"), Rows(2)
 
-        def recall() -> None:
-            begun = time.perf_counter()
-            while not stop.is_set():
-                due = begun + len(recalls) / 50
-                time.sleep(max(0.0, due - time.perf_counter()))
-                space.recall(vector=cues.next(1)[0], k=10)
-                recalls.append(time.perf_counter() - due)
+        def recall(cue: np.ndarray, due: float) -> None:
+            space.recall(vector=cue, k=10)
+            recalls.append(time.perf_counter() - due)
 
-        thread = threading.Thread(target=recall)
+        def ask() -> None:
+            """Each when it is due, whether or not the one before has its answer."""
+            begun, asked = time.perf_counter(), 0
+            with ThreadPoolExecutor(50) as pool:
+                while not stop.is_set():
+                    due = begun + asked / 50
+                    time.sleep(max(0.0, due - time.perf_counter()))
+                    pool.submit(recall, cues.next(1)[0], due)
+                    asked += 1
+
+        thread = threading.Thread(target=ask)
         thread.start()
         spent, begun, given = [used(pids)], time.perf_counter(), 0
         while (due := given / 2_000) < seconds:
@@ -338,9 +347,13 @@ def neighbours(seconds: float) -> Iterator[dict[str, Any]]:
 def others(kind: str, url: str) -> None:
     stop = threading.Event()
     jobs = {"heavy": [(heavy, ())], "bad": [(bad, (one,)) for one in ("deaf", "greedy", "liar", "garbage")]}
-    threads = [threading.Thread(target=job, args=(url, stop, *more)) for job, more in jobs.get(kind, [])]
+    threads = [
+        threading.Thread(target=job, args=(url, stop, Rows(seed), *more))
+        for seed, (job, more) in enumerate(jobs.get(kind, []), 2)
+    ]
     for thread in threads:
         thread.start()
+    print("ready", flush=True)
     sys.stdin.read()
     stop.set()
     for thread in threads:

@@ -10,6 +10,7 @@ bundled sample, each mixed with a twentieth of another, so that hardly two are a
 import argparse
 import asyncio
 import collections
+import functools
 import itertools
 import json
 import os
@@ -36,6 +37,7 @@ ANSWER = 600  # bytes, of ten hits
 CHECKED = 50  # recalls whose answers are compared with exact ones
 
 
+@functools.cache
 def vectors() -> np.ndarray:
     sample = load_full() or load_sample()
     return np.asarray(sample.vectors, dtype=np.float32)

@@ -33,6 +33,10 @@ impl<T> Completions<T> {
         }
     }
 
+    pub fn is_heard(&self) -> bool {
+        self.bell.get().is_some()
+    }
+
     pub fn push(&self, item: T) {
         self.queue.push(item);
         if !self.rung.swap(true, Ordering::SeqCst)
