@@ -14,14 +14,12 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use super::core::Core;
-use crate::env::{Operation, Port, Scheduler, StepBack, Task, nap, step_back};
+use crate::env::{Operation, Port, Scheduler, StepBack, Task, step_back};
 
 const TICK: Duration = Duration::from_millis(40);
 const NOWHERE: usize = usize::MAX;
 /// What waits so long for a busy thread is taken over, however little it is.
 const LEFT_NANOS: u64 = 80_000_000;
-/// Of work that leaves its core then.
-const NAP_EVERY_NANOS: u64 = 1_000_000;
 const PARTITIONS_MAX: usize = 256;
 const BUILDERS_MAX: usize = 32;
 
@@ -177,20 +175,12 @@ impl Threads {
             }
             Role::Writer(w) => self.write(core, w),
             Role::Maintenance => while core.step_maintenance() {},
-            Role::Builder(_) => self.work_behind(core, Core::build_indexes),
-            Role::Images => self.work_behind(core, Core::write_images),
-        }
-    }
-
-    /// Steps what nobody waits for. Whoever asks a server waits for a chain of threads. Linux looks elsewhere for one that waits when a core
-    /// falls idle; a core that is busy, with however little, it looks at every 32 ms only. So one that this thread has alone falls idle now and then.
-    fn work_behind(&self, core: &Core, step: fn(&Core) -> bool) {
-        let mut since = core.now();
-        while !self.stop.load(Ordering::Acquire) && step(core) {
-            if core.answered.is_heard() && core.now() - since > NAP_EVERY_NANOS {
-                nap();
-                since = core.now();
-            }
+            Role::Builder(_) | Role::Images => loop {
+                let step = if matches!(role, Role::Images) { Core::write_images } else { Core::build_indexes };
+                if self.stop.load(Ordering::Acquire) || !step(core) {
+                    break;
+                }
+            },
         }
     }
 

@@ -18,7 +18,7 @@ pub use crash::CrashModel;
 pub use faulty::{Action, FaultPlan, FaultyFiles, Operation, Rule};
 pub use memory::{DiskState, MemoryFiles, Node, SimClock, SimRandom, Trace, TraceOp};
 pub use port::{Done, Job, Output, Port};
-pub use real::{RealClock, RealFiles, RealRandom, StepBack, nap, step_back};
+pub use real::{RealClock, RealFiles, RealRandom, StepBack, step_back};
 pub use sites::Site;
 
 /// Two clocks: one for intervals, one for dates.

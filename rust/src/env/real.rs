@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
@@ -29,11 +29,6 @@ pub fn step_back(how: StepBack) {
     // Where it may not, it goes on as it was.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::nice(how as i32);
-}
-
-/// Leaves the core for a moment: as little as the system measures, about 60 µs.
-pub fn nap() {
-    std::thread::sleep(Duration::from_micros(1));
 }
 
 pub struct RealClock {

@@ -33,10 +33,6 @@ impl<T> Completions<T> {
         }
     }
 
-    pub fn is_heard(&self) -> bool {
-        self.bell.get().is_some()
-    }
-
     pub fn push(&self, item: T) {
         self.queue.push(item);
         if !self.rung.swap(true, Ordering::SeqCst)

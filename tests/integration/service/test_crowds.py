@@ -212,27 +212,3 @@ def test_those_who_do_not_behave_hurt_nobody_else(tmp_path: Path) -> None:
         assert engine.stats()["worker_restarts"] == 0
     assert engram.verify(data)["damage"] == []
     print(heard)
-
-
-def _left_their_core() -> int:
-    """How often the threads that build indexes have let others have their core."""
-    count = 0
-    for task in Path("/proc/self/task").iterdir():
-        if (task / "comm").read_text().startswith("engram-builder"):
-            line = next(x for x in (task / "status").read_text().splitlines() if x.startswith("voluntary"))
-            count += int(line.split()[1])
-    return count
-
-
-@pytest.mark.parametrize("served", [False, True])
-def test_who_builds_leaves_the_core_to_who_asks_a_server(served: bool) -> None:
-    with engram.open(limits={"index_graph_rows_min": 0}) as engine:
-        server = engram.serve(engine, grpc="127.0.0.1:0") if served else None
-        space, before = engine.space("s", dim=384), _left_their_core()
-        space.observe_batch(vectors=load_sample().vectors[:4_000])
-        while space.stats()["absorbed_generation"] < 4_000:
-            time.sleep(0.01)
-        naps = _left_their_core() - before
-        if server is not None:
-            server.stop()
-    assert naps >= 50 if served else naps < 25
