@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
 import engram
 import engram.aio
 from engram.server import Server
+from engram.v1 import service_pb2 as pb
 from integration.service.support import ServerProcess, in_a_fork
 from integration.test_processes import finished, python
 
@@ -338,3 +340,23 @@ def test_values_that_make_no_sense_are_named(server: Server, remote: engram.Engi
         assert found.text == "x"
         assert space.get(-1) is None
         assert space.get(2**64) is None
+
+
+def test_thousands_of_streams_may_open_at_once(tmp_path: Path) -> None:
+    """gRPC drops some of what is not taken up yet, by chance, from a thousand on; unless it is told otherwise."""
+    hello = pb.ObserveRequest(open=pb.Open(space="s")).SerializeToString()
+
+    async def every(address: str) -> list[pb.ObserveResponse]:
+        async with grpc.aio.insecure_channel(address) as channel:
+
+            async def one() -> pb.ObserveResponse:
+                call = channel.stream_stream("/engram.v1.Engram/Observe")()
+                await call.write(hello)
+                return pb.ObserveResponse.FromString(await call.read())
+
+            return await asyncio.gather(*(one() for _ in range(2_000)))
+
+    with ServerProcess(tmp_path / "data") as process, engram.connect(process.url) as engine:
+        engine.space("s", dim=2)
+        answers = asyncio.run(every(process.url.removeprefix("grpc://")))
+    assert all(answer.HasField("opened") for answer in answers)

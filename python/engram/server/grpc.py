@@ -52,12 +52,16 @@ class GrpcServer:
         self._connections: set[Connection] = set()
         self._sweeping: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
+        calls_max = settings.streams_max + _CALLS_BESIDE
         options = [
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", settings.message_bytes_max),
             ("grpc.max_send_message_length", settings.message_bytes_max + (1 << 20)),
             ("grpc.max_metadata_size", settings.metadata_bytes_max),
-            ("grpc.max_concurrent_streams", settings.streams_max + _CALLS_BESIDE),
+            ("grpc.max_concurrent_streams", calls_max),
+            # What the loop has not taken up yet: from a thousand on gRPC would drop some by chance.
+            ("grpc.server.max_pending_requests", calls_max),
+            ("grpc.server.max_pending_requests_hard_limit", calls_max),
             ("grpc.keepalive_time_ms", round(settings.keepalive_seconds * 1000)),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
