@@ -287,6 +287,7 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
         others = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert others.stdout is not None
         others.stdout.readline()  # they have their rows
+        time.sleep(1)
         children = Path(f"/proc/{others.pid}/task/{others.pid}/children").read_text().split()
         pids = [server.pid, others.pid, *map(int, children)]
         stop, space, cues = threading.Event(), engine.space("s"), Rows(2)
