@@ -146,6 +146,14 @@ def _condition(where: Any, depth: int, seen: Iterator[int]) -> dict[str, Any]:
     return out
 
 
+def says_nothing(checked: dict[str, Any]) -> bool:
+    """Whether a condition, or a part of it, is empty: that matches everything."""
+    parts = [part for name in ("$and", "$or") if isinstance(checked.get(name), list) for part in checked[name] or [{}]]
+    if "$not" in checked:
+        parts.append(checked["$not"])
+    return not checked or any(says_nothing(part) for part in parts)
+
+
 def _times(test: Mapping[str, Any]) -> dict[str, Any]:
     listed = ("$in", "$nin")
     return {

@@ -307,10 +307,12 @@ class Reads:
 
         Raises
         ------
+        InvalidArgument
         Corrupted
             When the walk comes to a damaged row; what is before it has been given out.
         """
-        left = limit
+        after = whole("after", after, 0, 2**64 - 1)
+        left = None if limit is None else whole("limit", limit, 0, _K_MAX)
         at = self._at(where, as_of)
         while left is None or left > 0:
             page = self._core.list(after, _PAGE if left is None else min(left, _PAGE), at)

@@ -25,9 +25,10 @@ from engram._convert import (
     one_of,
     one_row,
     plain,
+    says_nothing,
     whole,
 )
-from engram._exceptions import InvalidArgument, TooLarge
+from engram._exceptions import DataLoss, InvalidArgument, TooLarge
 from engram._reads import Reads, Snapshot
 from engram._session import Session
 from engram._types import Ack, BatchAck, Memory, QuarantinedBatch, to_datetime
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
     from engram._engine import Engine
 
 _FORGET_IDS = 1_000_000  # that one call may name
+
+
+def _nothing_is_lost(resume: str | None, acknowledged: int | None) -> None:
+    """D11: a session without a token is new; who was told of something by another one has lost that."""
+    if not resume and acknowledged:
+        text = f"{acknowledged} observations were acknowledged, by a session whose token is not given: this one is new"
+        raise DataLoss(text, committed=0)
 
 
 class Space(Reads):
@@ -231,7 +239,8 @@ class Space(Reads):
         purge : bool
             Remove the bytes too, from files, log and spares, and return when they are gone; also what an earlier purge
             left that a crash cut short. Snapshots that see them are waited for, at most their 10 minutes; `as_of` finds
-            them no more. Backups, and what lies in `quarantine/`, are not reached.
+            them no more. Not reached are earlier versions of a key and what was forgotten before, backups, and what
+            lies in `quarantine/`.
         on_overload : {"wait", "raise"}
             What to do while too many forgets of the space are on their way.
         timeout : float, optional
@@ -268,7 +277,7 @@ class Space(Reads):
             return self._core.forget_key(key_text(key), purge, timeout_ms)
         if where is not None:
             checked = condition(where)
-            if not checked:
+            if checked is None or says_nothing(checked):
                 text = "an empty condition would forget everything; to empty a space drop it and make it again"
                 raise InvalidArgument(text, field="where", index=None)
             forgotten, done = 0, False
@@ -311,7 +320,7 @@ class Space(Reads):
         SessionExpired
             It was closed, or not used for a week.
         DataLoss
-            What was acknowledged in a weaker mode is lost: attach again with ``acknowledged=error.committed``.
+            What was acknowledged in a weaker mode is lost, or the token: again with ``acknowledged=error.committed``.
         TooLarge
             Too many sessions.
         Overloaded, DiskFull, Poisoned, Corrupted, NotFound, Closed
@@ -320,11 +329,13 @@ class Space(Reads):
         known = None if acknowledged is None else whole("acknowledged", acknowledged, 0, 2**63 - 1)
         token = None if resume is None else plain("resume", resume)
         timeout_ms = self._timeout_ms("wait", timeout)
+        _nothing_is_lost(token, known)
         return Session(self._core.session(plain("priority", priority), token, known, timeout_ms), self)
 
     def _claimed(self, claim: tuple[int, bool], priority: str, resume: str | None, acknowledged: int | None) -> Session:
         """`session`, for a peer: `claim` is a number that it drew for itself, and whether it comes back by itself."""
         timeout_ms = self._timeout_ms("wait", None)
+        _nothing_is_lost(resume, acknowledged)
         return Session(self._core.session(priority, resume, acknowledged, timeout_ms, claim), self)
 
     def set_quota(self, *, memories: int | None = None, bytes: int | None = None) -> None:
