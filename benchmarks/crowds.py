@@ -298,13 +298,14 @@ def beside(kind: str, seconds: float, *more: str) -> dict[str, Any]:
 
         def ask() -> None:
             """Each when it is due, whether or not the one before has its answer."""
-            begun, asked = time.perf_counter(), 0
+            begun, asked = time.perf_counter(), []
             with ThreadPoolExecutor(50) as pool:
                 while not stop.is_set():
-                    due = begun + asked / 50
+                    due = begun + len(asked) / 50
                     time.sleep(max(0.0, due - time.perf_counter()))
-                    pool.submit(recall, cues.next(1)[0], due)
-                    asked += 1
+                    asked.append(pool.submit(recall, cues.next(1)[0], due))
+            for one in asked:
+                one.result()  # or what went wrong
 
         thread = threading.Thread(target=ask)
         thread.start()

@@ -153,7 +153,7 @@ class Paused(EngramError, RuntimeError):
 
 
 class DataLoss(EngramError, RuntimeError):
-    """Observations that were acknowledged in a weaker mode are lost; the session is committed up to `committed`."""
+    """What was acknowledged, in a weaker mode or to a session not named, is lost; committed is up to `committed`."""
 
     committed: int
 
