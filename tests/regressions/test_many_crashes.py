@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import engram
 from property.engine_child import EngineChild
 
 LIMITS = {
@@ -27,3 +28,30 @@ def test_segments_of_crashed_runs_are_freed(tmp_path: Path) -> None:
             time.sleep(0.02)
         assert [row[1] for row in child.call("rows", "s")] == [f"{n}" for n in range(run + 1)]
         child.kill()
+
+
+def test_a_start_removes_what_a_killed_run_had_freed(tmp_path: Path) -> None:
+    """Freed by a checkpoint, not removed yet when the run was killed: it stayed until the next checkpoint."""
+    path = tmp_path / "d"
+    with engram.open(path, limits=LIMITS) as e:
+        e.space("s", dim=2).observe(text="a")
+    (first,) = path.glob("partition-*/log/[0-9]*.log")
+    content = first.read_bytes()
+    for _ in range(2):
+        with engram.open(path, limits=LIMITS) as e:
+            e.space("s").observe(text="b")
+            e.checkpoint()
+    until = time.monotonic() + 20
+    with engram.open(path, limits=LIMITS) as e:
+        e.space("s").observe(text="c")
+        e.checkpoint()
+        while first.exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    first.write_bytes(content)
+    assert str(first.relative_to(path)) in engram.verify(path)["leftovers"]
+    with engram.open(path, limits=LIMITS) as e:
+        while first.exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert [m.text for m in e.space("s").list()] == ["a", "b", "b", "c"]

@@ -22,7 +22,7 @@ use crate::types::codec::Seed;
 use crate::types::{FileId, Generation, PartitionId, SessionId, SpaceId};
 use crate::wal::{
     Checkpoint, CheckpointSpace, FilePart, ForgetRecord, GroupAt, ObserveRecord, QuarantineRecord, Record, Recovered,
-    VoidRecord, list_checkpoints, partition_dir, recover,
+    Spare, VoidRecord, list_checkpoints, partition_dir, recover,
 };
 
 pub(super) struct PartitionState {
@@ -96,6 +96,9 @@ pub(super) fn read_partition(
     reader.judge(&log);
     leftovers.extend(reader.stray_rows(&mut kept)?);
     leftovers.extend(reader.stray_images()?);
+    // A run was killed before it had removed all that its checkpoint freed.
+    let freed = log.segments.iter().filter(|(_, h)| h.number < kept.oldest_position().segment);
+    log.leftovers.extend(freed.map(|(path, h)| Spare { path: path.clone(), bytes: h.bytes }));
     kept.damaged = !reader.damage.is_empty();
     kept.drops = u32::from(kept.damaged);
     let poisoned = files.list(&dir).map_err(|e| Error::io(&dir, &e))?.iter().any(|e| e.name == "poisoned");
