@@ -36,7 +36,7 @@ impl Past {
         while ticket.outcome().is_none() {
             self.rig.turn();
         }
-        ticket.outcome().unwrap().unwrap().first.0
+        ticket.outcome().unwrap().unwrap().generation.0
     }
 
     fn checkpoint(&self) {

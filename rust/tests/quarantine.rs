@@ -49,7 +49,7 @@ fn keyed(rig: &Rig, uids: &[u64]) -> Arc<Ticket<Committed>> {
     }
 }
 
-fn answer(rig: &Rig, ticket: &Arc<Ticket<Committed>>) -> Result<Committed, Error> {
+fn answer<T: Clone>(rig: &Rig, ticket: &Arc<Ticket<T>>) -> Result<T, Error> {
     for _ in 0..1_000 {
         if let Some(outcome) = ticket.outcome() {
             return outcome;
@@ -219,7 +219,7 @@ fn a_forget_of_the_old_owner_stays() {
             0 => Wanted::Ids(vec![Generation(1)]),
             1 => {
                 let wanted = Value::Object(vec![("observed_at".to_owned(), Value::Int(10_000))]);
-                rig.core.matching(&space, &Filter::parse(&wanted).unwrap(), &|| Ok(())).unwrap().0
+                rig.core.matching(&space, &Filter::parse(&wanted).unwrap(), false, &|| Ok(())).unwrap().0
             }
             _ => Wanted::Key("k1".to_owned()),
         };

@@ -382,7 +382,7 @@ fn history_expires_by_a_record() {
         let wanted = Wanted::Ids((from..to).map(Generation).collect());
         let ticket = rig.core.submit_forget(&space, wanted, false).unwrap().ok().unwrap();
         rig.turns(10);
-        ticket.outcome().unwrap().unwrap().first
+        ticket.outcome().unwrap().unwrap().generation
     };
     let early = forget(1, 301);
     rig.clock.advance_micros(8 * 24 * 3_600 * 1_000_000);

@@ -78,6 +78,49 @@ def test_the_bytes_are_nowhere(tmp_path: Path, where: str) -> None:
         assert space.observe("x", key=SECRET + "?").memory_id == space.stats()["generation"]
 
 
+@pytest.mark.parametrize("how", ["key", "ids", "where"])
+@pytest.mark.parametrize("when", ["at once", "after a checkpoint", "after a start"])
+def test_what_had_died_before_goes_too(tmp_path: Path, how: str, when: str) -> None:
+    """Superseded versions, and what was forgotten without a purge: nobody could erase them for a week."""
+    path = tmp_path / "d"
+    with engram.open(path, limits=LIMITS) as engine:
+        space = engine.space("s", dim=2)
+        fill(space, "before", 50)
+        old = space.observe(SECRET + " 1", key="k", metadata={"of": "ada"})
+        gone = space.observe(SECRET + " 2", key="gone", metadata={"of": "ada"})
+        kept = space.observe("kept", key="k", metadata={"of": "bob"})
+        assert space.forget(gone.memory_id) == 1
+        if when == "after a checkpoint":
+            engine.checkpoint()
+        if when != "after a start":
+            erased(space, path, how, [old.memory_id, gone.memory_id], kept.memory_id)
+    if when == "after a start":
+        with engram.open(path, limits=LIMITS) as engine:
+            erased(engine.space("s"), path, how, [old.memory_id, gone.memory_id], kept.memory_id)
+    assert engram.verify(path)["damage"] == []
+
+
+def erased(space: engram.Space, path: Path, how: str, ids: list[int], kept: int) -> None:
+    assert holding(path)
+    assert [memory.text for memory in space.history("k")] == [SECRET + " 1", "kept"]
+    if how == "key":
+        assert space.forget(key="gone", purge=True) == 0, "it was forgotten before"
+        assert space.history("gone") == []
+        assert space.forget(key="k", purge=True) == 1
+        assert space.history("k") == []
+    else:
+        wanted: dict[str, Any] = {"where": {"of": "ada"}} if how == "where" else {"memory_id": ids}
+        assert space.forget(**wanted, purge=True) == 0
+        assert [memory.text for memory in space.history("k")] == ["kept"]
+        assert space.get(key="k") is not None
+    assert holding(path) == []
+    for moment in range(50, kept):
+        assert all(str(memory.text).startswith("before") for memory in space.list(as_of=moment))
+    generation = space.stats()["generation"]
+    assert space.forget(ids, purge=True) == 0
+    assert space.stats()["generation"] == generation, "nothing of them was left to name"
+
+
 def test_a_snapshot_is_waited_for(tmp_path: Path) -> None:
     with engram.open(tmp_path / "d", limits=LIMITS) as engine:
         space = engine.space("s", dim=2)
@@ -136,9 +179,9 @@ def test_a_purged_key_is_not_kept_in_memory(tmp_path: Path) -> None:
     with engram.open(tmp_path / "d", limits=LIMITS) as engine:
         space = engine.space("s", dim=2)
         space.observe_batch(texts=["old", "kept", "other"], keys=["a", "b", "c"])
-        space.observe("new", key="a")
+        new = space.observe("new", key="a")
         engine.checkpoint()
-        assert space.forget(key="a", purge=True) == 1
+        assert space.forget(new.memory_id, purge=True) == 1
         assert space.forget(key="c", purge=True) == 1
         assert [memory.text for memory in space.history("a")] == ["old"]
         assert space.history("c") == []

@@ -217,17 +217,25 @@ class EngineAgainstModel(RuleBasedStateMachine):
         assert count == model.forget({row for row in wanted if row is not None})
 
     @precondition(lambda self: any(not held.snapshots for held in self.spaces.values()))
-    @rule(data=st.data())
-    def purge(self, data: st.DataObject) -> None:
-        """K3: forgotten by every read of the past too, and the bytes are gone."""
+    @rule(data=st.data(), how=st.sampled_from(["ids", "key", "where"]), low=st.floats(0, 1))
+    def purge(self, data: st.DataObject, how: str, low: float) -> None:
+        """K3: forgotten by every read of the past too, whatever had died before, and the bytes are gone."""
         free = [name for name, held in self.spaces.items() if not held.snapshots]
         name = data.draw(st.sampled_from(sorted(free)))
-        model, places = self.spaces[name].model, data.draw(PLACES)
-        ids = [*model.rows]
-        wanted = sorted({ids[at % len(ids)] for at in places} if ids else ())
-        if not wanted:
-            return
-        assert self.child.call("forget", name, wanted, purge=True) == model.forget(wanted, purge=True)
+        model = self.spaces[name].model
+        known = {**{row: one for row, (one, _) in model.past.items()}, **model.rows}
+        if how == "key":
+            key = data.draw(st.sampled_from(KEYS))
+            wanted = [row for row, one in known.items() if one.key == key]
+            count = self.child.call("forget", name, key=key, purge=True)
+        elif how == "where":
+            wanted = [row for row, one in known.items() if np.float32(one.confidence) < np.float32(low)]
+            count = self.child.call("forget", name, where={"confidence": {"$lt": low}}, purge=True)
+        else:
+            ids = [*known, model.last_id, model.last_id + 1]
+            wanted = [ids[at % len(ids)] for at in data.draw(PLACES)]
+            count = self.child.call("forget", name, wanted, purge=True)
+        assert count == model.forget(wanted, purge=True)
 
     # ---- reading
 

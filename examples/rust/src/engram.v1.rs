@@ -505,6 +505,7 @@ pub struct ForgetRequest {
     pub key: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub r#where: ::prost::alloc::string::String,
+    /// Remove the bytes too, also of what is meant and had died before.
     #[prost(bool, tag = "5")]
     pub purge: bool,
     #[prost(uint64, tag = "6")]

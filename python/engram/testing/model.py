@@ -81,15 +81,16 @@ class ModelSpace:
     def forget(self, ids: Iterable[int], *, purge: bool = False) -> int:
         """Forget those of `ids` that live; returns how many. Takes a generation if there were any.
 
-        With `purge` the past does not know them either.
+        With `purge` the past does not know them either, nor those that had died before.
         """
+        ids = set(ids)
         found = [row for row in ids if row in self.rows]
-        if found:
+        erased = [row for row in ids if row in self.past] if purge else []
+        if found or erased:
             self.last_id += 1
             self._end(found, self.last_id)
-        if purge:
-            for row in found:
-                del self.past[row]
+        for row in found + erased if purge else ():
+            del self.past[row]
         return len(found)
 
     def _end(self, ids: Sequence[int], generation: int) -> None:

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engram_core::error::Error;
-use engram_core::queue::{Committed, Ticket};
+use engram_core::queue::Ticket;
 use pyo3::prelude::*;
 
 use crate::errors::to_py;
@@ -90,7 +90,7 @@ impl Signals {
     }
 
     /// Waits for the outcome of what was admitted.
-    pub(crate) fn wait(&self, ticket: &Ticket<Committed>) -> Result<Committed, Error> {
+    pub(crate) fn wait<T: Clone>(&self, ticket: &Ticket<T>) -> Result<T, Error> {
         let mut interrupted: Option<Instant> = None;
         loop {
             if let Some(outcome) = ticket.wait(SLICE) {

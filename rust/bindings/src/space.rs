@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use engram_core::engine::TakeUp;
 use engram_core::error::Error;
+use engram_core::queue::Forgotten;
 use engram_core::session::{Claim, Priority};
 use engram_core::store::{self, Wanted};
-use engram_core::types::{FORGET_IDS_MAX, Generation, Quota};
+use engram_core::types::{Generation, Quota};
 use engram_core::wal::{Quarantined, quarantine_path};
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
@@ -40,14 +41,14 @@ impl Space {
         Ok((committed.first.0, committed.count))
     }
 
-    fn forget(&self, py: Python<'_>, wanted: Wanted, purge: bool, timeout_ms: u64) -> PyResult<u32> {
+    fn forget(&self, py: Python<'_>, wanted: Wanted, purge: bool, timeout_ms: u64) -> PyResult<Forgotten> {
         let engine = self.shared.engine()?;
         let signals = Signals::default();
         let outcome = py.detach(|| {
             let ticket = engine.submit_forget(&self.inner, wanted, purge, timeout_ms, &|| signals.look())?;
             signals.wait(&ticket)
         });
-        Ok(signals.raise(outcome)?.count)
+        signals.raise(outcome)
     }
 }
 
@@ -210,12 +211,20 @@ impl Space {
     /// How many of these died.
     #[pyo3(signature = (ids, purge, timeout_ms))]
     fn forget_ids(&self, py: Python<'_>, ids: Vec<u64>, purge: bool, timeout_ms: u64) -> PyResult<u32> {
-        self.forget(py, Wanted::Ids(ids.into_iter().map(Generation).collect()), purge, timeout_ms)
+        let wanted = Wanted::Ids(ids.into_iter().map(Generation).collect());
+        Ok(self.forget(py, wanted, purge, timeout_ms)?.count)
     }
 
     #[pyo3(signature = (key, purge, timeout_ms))]
     fn forget_key(&self, py: Python<'_>, key: String, purge: bool, timeout_ms: u64) -> PyResult<u32> {
-        self.forget(py, Wanted::Key(key), purge, timeout_ms)
+        let mut count = 0;
+        loop {
+            let forgotten = self.forget(py, Wanted::Key(key.clone()), purge, timeout_ms)?;
+            count += forgotten.count;
+            if !forgotten.more {
+                return Ok(count);
+            }
+        }
     }
 
     /// How many died, and whether that was all: one call names a limited number.
@@ -230,10 +239,10 @@ impl Space {
         let at = Where(None, None, Some(condition));
         let (wanted, whole) = self.read(py, &at, |core, reading| {
             let filter = reading.filter.ok_or_else(|| Error::Closed { what: "the condition".to_owned() })?;
-            core.matching(&self.inner, filter, reading.pulse)
+            core.matching(&self.inner, filter, purge, reading.pulse)
         })?;
-        let count = self.forget(py, wanted, purge, timeout_ms)?;
-        Ok((count, whole && u64::from(count) < FORGET_IDS_MAX))
+        let forgotten = self.forget(py, wanted, purge, timeout_ms)?;
+        Ok((forgotten.count, whole && !forgotten.more))
     }
 
     /// Removes the bytes of what was forgotten with `purge`.

@@ -7,7 +7,7 @@ use super::core::{Core, Partition};
 use super::reads::Reading;
 use super::workers::Pulse;
 use crate::error::Error;
-use crate::queue::{Committed, Level, Reply, Ticket, retry_after_ms};
+use crate::queue::{Committed, Forgotten, Level, Reply, Ticket, retry_after_ms};
 use crate::records::{Filter, check_frame};
 use crate::session::{Priority, Stamp};
 use crate::store::{Batch, Control, Order, Piece, Space, Speaker, Wanted, permits};
@@ -209,13 +209,20 @@ impl Core {
         Error::Overloaded { retry_after_ms: retry_after_ms(Some(0.0), self.env.random.next_u64()), level, reason }
     }
 
-    /// Which memories match now, for a forget: at most as many as one record names, and whether these are all.
-    pub fn matching(&self, space: &Space, filter: &Filter, pulse: Pulse<'_>) -> Result<(Wanted, bool), Error> {
+    /// Which memories match now, for a forget, or for a purge, which means those that died too: at most as many as one record names, and
+    /// whether these are all.
+    pub fn matching(
+        &self,
+        space: &Space,
+        filter: &Filter,
+        purge: bool,
+        pulse: Pulse<'_>,
+    ) -> Result<(Wanted, bool), Error> {
         let reading = Reading { filter: Some(filter), pulse, ..Reading::default() };
         let (mut found, mut since) = (Vec::new(), Generation(0));
         // Again for what came meanwhile: the writer must not have much left to look at.
         for _ in 0..4 {
-            let (whole, upto) = self.ids(space, since, reading, &mut found)?;
+            let (whole, upto) = self.ids(space, since, reading, purge, &mut found)?;
             if !whole {
                 return Ok((Wanted::Ids(found), false));
             }
@@ -273,7 +280,7 @@ impl Core {
         space: &Arc<Space>,
         wanted: Wanted,
         purge: bool,
-    ) -> Result<Result<Arc<Ticket<Committed>>, Wanted>, Error> {
+    ) -> Result<Result<Arc<Ticket<Forgotten>>, Wanted>, Error> {
         if matches!(wanted, Wanted::Key(_)) {
             space.knows_keys()?;
         }

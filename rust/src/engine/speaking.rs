@@ -8,7 +8,7 @@ use super::sessions::{Saying, Speech, Spoken};
 use super::workers::{Engine, Pulse, SLICE};
 use crate::env::Task;
 use crate::error::Error;
-use crate::queue::{Committed, Ticket};
+use crate::queue::{Forgotten, Ticket};
 use crate::session::{Claim, Priority};
 use crate::store::{Attached, Space, Speaker, Wanted};
 use crate::types::Generation;
@@ -53,7 +53,7 @@ impl Engine {
         purge: bool,
         timeout_ms: u64,
         pulse: Pulse<'_>,
-    ) -> Result<Arc<Ticket<Committed>>, Error> {
+    ) -> Result<Arc<Ticket<Forgotten>>, Error> {
         let mut waiting = Some(wanted);
         let order = || {
             let Some(wanted) = waiting.take() else { return Ok(None) };

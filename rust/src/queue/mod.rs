@@ -18,5 +18,5 @@ pub use depth::{Depth, Gate};
 pub use lane::Lane;
 pub use pool::Pool;
 pub use pressure::{Gauge, Level, Rate, retry_after_ms};
-pub use ticket::{Committed, Reply, Ticket};
+pub use ticket::{Committed, Forgotten, Reply, Ticket};
 pub use turn::Turn;

@@ -16,6 +16,16 @@ pub struct Committed {
     pub durability: Durability,
 }
 
+/// What a forget did (K3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// The generation it took; 0: none, for nothing that is meant was there.
+    pub generation: Generation,
+    pub count: u32,
+    /// One record did not name all: who asked asks again.
+    pub more: bool,
+}
+
 /// The side that answers. Dropped without an answer (its holder panicked), it answers that the outcome is unknown: nobody waits for ever.
 pub struct Reply<T: Clone>(Arc<Ticket<T>>);
 

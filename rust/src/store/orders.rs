@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::queue::{Committed, Reply};
+use crate::queue::{Committed, Forgotten, Reply};
 use crate::records::{Checked, Filter};
 use crate::session::{Claim, Session, Stamp};
 use crate::types::Generation;
@@ -60,7 +60,7 @@ pub fn permits(pieces: &[Piece]) -> (u64, u64) {
 
 /// Which memories are meant by a forget.
 pub enum Wanted {
-    /// Names, ascending; those that are no living memory when it is numbered are passed over.
+    /// Names, ascending; those that are no living memory when it is numbered are passed over, but for a purge's dead ones.
     Ids(Vec<Generation>),
     Key(String),
     /// `found` at generation `since`, and what matches of all that was numbered after it.
@@ -83,7 +83,7 @@ pub enum Order {
     Forget {
         wanted: Wanted,
         purge: bool,
-        reply: Reply<Committed>,
+        reply: Reply<Forgotten>,
     },
     /// What died at or before is no longer kept.
     Expire {

@@ -25,7 +25,7 @@ use engram_core::env::{
     SimRandom, Task, TraceOp,
 };
 use engram_core::error::Error;
-use engram_core::queue::{Committed, Ticket};
+use engram_core::queue::{Committed, Forgotten, Ticket};
 use engram_core::records::{Filter, Value};
 use engram_core::store::Wanted;
 use engram_core::types::{Config, Durability, Generation, Metric, SpaceId};
@@ -94,7 +94,7 @@ pub struct Sim {
     boot: u64,
     seed: u64,
     pending: Vec<(usize, Arc<Ticket<Committed>>)>,
-    forgetting: Vec<(usize, Arc<Ticket<Committed>>)>,
+    forgetting: Vec<(usize, Arc<Ticket<Forgotten>>)>,
     speaking: Speaking,
     creating: Vec<(usize, Arc<Ticket<SpaceId>>)>,
     drops: Vec<(usize, Option<Arc<Ticket<SpaceId>>>)>,
@@ -311,7 +311,7 @@ impl Sim {
                 let bound = |op: &str, uid: u64| (op.to_owned(), Value::Int(uid as i64 * 1000));
                 let range = Value::Object(vec![bound("$gte", from), bound("$lt", to)]);
                 let filter = Filter::parse(&Value::Object(vec![("observed_at".to_owned(), range)])).unwrap();
-                (Target::Uids(from, to), core.matching(&at, &filter, &|| Ok(())).unwrap().0)
+                (Target::Uids(from, to), core.matching(&at, &filter, false, &|| Ok(())).unwrap().0)
             }
         };
         if let Ok(Ok(ticket)) = core.submit_forget(&at, wanted, false) {
@@ -414,10 +414,10 @@ impl Sim {
         let (forgets, spaces) = (&mut self.oracle.forgets, &mut self.oracle.spaces);
         self.forgetting.retain(|(forget, ticket)| match ticket.outcome() {
             None => true,
-            Some(Ok(committed)) => {
+            Some(Ok(forgotten)) => {
                 let f = &mut forgets[*forget];
-                f.at = Some(committed.first.0);
-                spaces[f.space].greatest = spaces[f.space].greatest.max(committed.first.0);
+                f.at = Some(forgotten.generation.0);
+                spaces[f.space].greatest = spaces[f.space].greatest.max(forgotten.generation.0);
                 told.push(Event::Forgot { forget: *forget });
                 false
             }

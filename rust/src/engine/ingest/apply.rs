@@ -12,7 +12,7 @@ use super::Writer;
 use super::number::{Change, Group, Item};
 use crate::env::Operation;
 use crate::error::{Error, Result};
-use crate::queue::Committed;
+use crate::queue::{Committed, Forgotten};
 use crate::session::{SequenceRun, SessionState};
 use crate::store::{
     Attached, Batch, Control, Delta, Observed, Order, Piece, Space, Speaker, apply_forget, apply_observe, apply_voids,
@@ -135,8 +135,8 @@ impl Due {
                 }
             }
             Change::Voided { batch, first, .. } => apply_voids(delta, *first, batch.permits().0, position, at),
-            Change::Forget { generation, ids, purge, .. } => {
-                apply_forget(delta, ids, *purge, *generation, position, at);
+            Change::Forget { forgotten, ids, purge, .. } => {
+                apply_forget(delta, ids, *purge, forgotten.generation, position, at);
             }
             Change::Order { .. } | Change::Quarantine(_) => {}
         }
@@ -145,7 +145,6 @@ impl Due {
 
     fn tell(self, core: &Core, now: u64, synced: u64) {
         let Self { item: Item { space, change }, before, committed_at } = self;
-        let durability = space.durability;
         match change {
             Change::Observe { batch, first, .. } => {
                 tell_batch(core, &space, *batch, first, Ok(()), (before, committed_at, now, synced));
@@ -154,9 +153,9 @@ impl Due {
                 let refused = Err(Error::Quarantined { reason });
                 tell_batch(core, &space, *batch, first, refused, (before, committed_at, now, synced));
             }
-            Change::Forget { bytes, reply, generation, count, .. } => {
+            Change::Forget { bytes, reply, forgotten, .. } => {
                 give_back(&space, bytes);
-                reply.complete(Ok(Committed { first: generation, count, durability }));
+                reply.complete(Ok(forgotten));
             }
             Change::Order { control, epoch } => {
                 give_back(&space, control.bytes);
@@ -282,10 +281,10 @@ pub(super) fn answer_control(space: &Space, control: Control, outcome: &dyn Fn()
     give_back(space, control.bytes);
     let error = || outcome().err().unwrap_or(Error::Fenced);
     match control.order {
-        Order::Forget { reply, .. }
-        | Order::Expire { reply, .. }
-        | Order::Purged { reply, .. }
-        | Order::End { reply, .. } => reply.complete(outcome()),
+        Order::Forget { reply, .. } => reply.complete(outcome().map(|_| Forgotten::default())),
+        Order::Expire { reply, .. } | Order::Purged { reply, .. } | Order::End { reply, .. } => {
+            reply.complete(outcome())
+        }
         Order::Open { reply, .. } | Order::Attach { reply, .. } => reply.complete(Err(error())),
     }
 }

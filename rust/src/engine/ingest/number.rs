@@ -12,10 +12,10 @@ use super::Writer;
 use super::apply::{answer, answer_control};
 use crate::env::Task;
 use crate::error::Error;
-use crate::queue::{Committed, Reply};
-use crate::records::{Checked, FrameView};
+use crate::queue::{Committed, Forgotten, Reply};
+use crate::records::{Checked, FrameView, Row};
 use crate::session::SessionState;
-use crate::store::{Batch, Control, Order, Piece, Scope, Space, Speaker, Wanted, continues};
+use crate::store::{Batch, Control, Order, Piece, Scope, Space, Speaker, View, Wanted, continues};
 use crate::types::{FORGET_IDS_MAX, Generation, LogPosition, SpaceId};
 use crate::wal::{
     ExpiryRecord, ForgetRecord, GroupBuilder, PurgedRecord, Quarantined, Room, Said, SessionEvent, SessionRecord,
@@ -44,10 +44,9 @@ pub(super) enum Change {
     Quarantine(Box<Quarantined>),
     Forget {
         bytes: u64,
-        reply: Reply<Committed>,
-        generation: Generation,
+        reply: Reply<Forgotten>,
+        forgotten: Forgotten,
         ids: Vec<Generation>,
-        count: u32,
         purge: bool,
     },
     /// An order that takes no generation; the epoch it gave a session.
@@ -262,10 +261,10 @@ impl Writer {
         }
         self.building.builder.push(&self.scratch, None);
         let change = match (planned, *control) {
-            (Planned::Forget(generation, ids, count), Control { bytes, order: Order::Forget { reply, purge, .. } }) => {
+            (Planned::Forget(forgotten, ids), Control { bytes, order: Order::Forget { reply, purge, .. } }) => {
                 space.number(1);
                 space.condemn(&ids);
-                Change::Forget { bytes, reply, generation, ids, count, purge }
+                Change::Forget { bytes, reply, forgotten, ids, purge }
             }
             (_, control) => {
                 let epoch = begin_epoch(&control.order);
@@ -278,14 +277,14 @@ impl Writer {
 
     /// Who dies, and the record in `scratch`; None if there is nobody.
     fn plan_forget(&mut self, space: &Space, wanted: &Wanted, purge: bool) -> Result<Option<Planned>, Error> {
-        let (ids, count) = self.dying_now(space, wanted)?;
+        let generation = space.numbered().plus(1);
+        let (ids, count, more) = self.dying_now(space, wanted, purge)?;
         if ids.is_empty() {
             return Ok(None);
         }
-        let generation = space.numbered().plus(1);
         let record = ForgetRecord { space: space.options.id, generation, ids, purge };
         record.encode(&mut self.scratch);
-        Ok(Some(Planned::Forget(generation, record.ids, count)))
+        Ok(Some(Planned::Forget(Forgotten { generation, count, more }, record.ids)))
     }
 
     /// The record of an order in `scratch`, if it is one that may be given now.
@@ -334,46 +333,62 @@ impl Writer {
         Ok(Some(Planned::Other))
     }
 
-    /// Those of the memories meant that live after everything numbered so far, and how many. Named too, and not counted, are those that only
-    /// what is on its way supersedes: should that never come to be, they must not come back (O7).
-    fn dying_now(&self, space: &Space, wanted: &Wanted) -> Result<(Vec<Generation>, u32), Error> {
+    /// Those of the memories meant that live after everything numbered so far, how many, and whether there are more than a record names.
+    /// Named too, and not counted, are those that only what is on its way supersedes: should that never come to be, they must not come back
+    /// (O7). And for a purge all that died and are still here: their bytes go too (K3).
+    fn dying_now(&self, space: &Space, wanted: &Wanted, purge: bool) -> Result<(Vec<Generation>, u32, bool), Error> {
         let view = space.view();
-        let mut found = match wanted {
-            Wanted::Ids(ids) => ids.clone(),
-            Wanted::Key(key) => space.keys.history(key, space.numbered()),
-            Wanted::Matching { found, since, filter } => {
-                let mut found = found.clone();
-                let scope = Scope { upto: view.watermark(), filter: Some(filter), pulse: &|| Ok(()) };
-                view.list(*since, scope, |row| {
-                    found.push(row.generation);
-                    true
-                })?;
-                for (at, (frame, checked), first) in self.under_way(space) {
-                    for i in 0..checked.hashes.len() {
-                        let generation = first.plus(i as u64);
-                        let facts = checked.view.facts(frame, i, generation, at);
-                        if filter.matches(&facts) {
-                            found.push(generation);
-                        }
-                    }
-                }
-                found
-            }
-        };
+        let found = self.meant(space, &view, wanted, purge)?;
         let rows = |(_, (_, checked), first): (i64, (_, &Checked), Generation)| {
             (first, first.plus(checked.hashes.len() as u64))
         };
         let coming: BTreeSet<(Generation, Generation)> = self.under_way(space).map(rows).collect();
-        let comes =
-            |id: &Generation| coming.range(..=(*id, Generation(u64::MAX))).next_back().is_some_and(|r| *id < r.1);
+        let comes = |id: Generation| coming.range(..=(id, Generation(u64::MAX))).next_back().is_some_and(|r| id < r.1);
         let superseded = self.superseded_under_way(space, &self.quarantined_so_far(space, None));
-        found.retain(|id| view.lives(*id) || comes(id));
         let condemned = space.condemned(&found);
-        found.retain(|id| !condemned.contains(id) || superseded.contains(id));
-        // More than a record names: who asked asks again.
-        found.truncate(FORGET_IDS_MAX as usize);
-        let count = found.iter().filter(|id| !condemned.contains(id)).count();
-        Ok((found, count as u32))
+        let purging: BTreeSet<Generation> = if purge { space.purging().into_iter().collect() } else { BTreeSet::new() };
+        let (mut ids, mut count) = (Vec::new(), 0);
+        for id in found {
+            let (lives, doomed) = (view.lives(id) || comes(id), condemned.contains(&id));
+            let named = if purge {
+                lives || view.holds(id) && !purging.contains(&id)
+            } else {
+                lives && (!doomed || superseded.contains(&id))
+            };
+            if named && ids.len() as u64 == FORGET_IDS_MAX {
+                return Ok((ids, count, true));
+            }
+            if named {
+                ids.push(id);
+                count += u32::from(lives && !doomed);
+            }
+        }
+        Ok((ids, count, false))
+    }
+
+    /// What may be meant by a forget, of all that was numbered so far.
+    fn meant(&self, space: &Space, view: &View, wanted: &Wanted, purge: bool) -> Result<Vec<Generation>, Error> {
+        let (found, since, filter) = match wanted {
+            Wanted::Ids(ids) => return Ok(ids.clone()),
+            Wanted::Key(key) => return Ok(space.keys.history(key, space.numbered())),
+            Wanted::Matching { found, since, filter } => (found, since, filter),
+        };
+        let mut found = found.clone();
+        let scope = Scope { upto: view.watermark(), filter: Some(filter), pulse: &|| Ok(()) };
+        let add = |row: Row<'_>| {
+            found.push(row.generation);
+            true
+        };
+        if purge { view.list_dead_too(*since, scope, add) } else { view.list(*since, scope, add) }?;
+        for (at, (frame, checked), first) in self.under_way(space) {
+            for i in 0..checked.hashes.len() {
+                let generation = first.plus(i as u64);
+                if filter.matches(&checked.view.facts(frame, i, generation, at)) {
+                    found.push(generation);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// What is numbered of the space and not applied, with the time of its group.
@@ -406,8 +421,7 @@ impl Writer {
 }
 
 enum Planned {
-    /// How many of those it names it is told to have forgotten.
-    Forget(Generation, Vec<Generation>, u32),
+    Forget(Forgotten, Vec<Generation>),
     Other,
 }
 

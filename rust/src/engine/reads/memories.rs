@@ -1,10 +1,11 @@
 //! Reads without a cue: one memory, the versions of a key, lists and counts.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Core, Memory, Reading};
 use crate::error::Error;
-use crate::records::{Checked, RowSource};
+use crate::records::{Checked, Row, RowSource};
 use crate::store::{FrameRows, Scope, Space};
 use crate::types::{FORGET_IDS_MAX, Generation};
 use crate::wal::{Record, kept_records, quarantine_path, quarantined_with};
@@ -84,24 +85,32 @@ impl Core {
         }
     }
 
-    /// Adds the ids behind `after` that match, up to what one forget may name; whether these are all, and up to where.
+    /// Adds the ids behind `after` that match, for a purge those of the dead too, up to what one forget may name; whether these are all, and
+    /// up to where.
     pub(in crate::engine) fn ids(
         &self,
         space: &Space,
         after: Generation,
         reading: Reading<'_>,
+        purge: bool,
         found: &mut Vec<Generation>,
     ) -> Result<(bool, Generation), Error> {
         let (view, upto) = self.view_at(space, reading)?;
         let mut whole = true;
         let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
-        let listed = view.list(after, scope, |row| {
+        // Of those nothing is left to ask for.
+        let purging: HashSet<Generation> = if purge { space.purging().into_iter().collect() } else { HashSet::new() };
+        let add = |row: Row<'_>| {
+            if purging.contains(&row.generation) {
+                return true;
+            }
             whole = (found.len() as u64) < FORGET_IDS_MAX;
             if whole {
                 found.push(row.generation);
             }
             whole
-        });
+        };
+        let listed = if purge { view.list_dead_too(after, scope, add) } else { view.list(after, scope, add) };
         listed.inspect_err(|e| space.note_damage(e))?;
         Ok((whole, upto))
     }

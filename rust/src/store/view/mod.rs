@@ -279,19 +279,34 @@ impl View {
     }
 
     /// Calls `each` with rows behind `after` that are wanted, until it says false.
-    pub fn list(
+    pub fn list(&self, after: Generation, scope: Scope<'_>, each: impl FnMut(Row<'_>) -> bool) -> Result<(), Error> {
+        self.walk(after, scope, false, each)
+    }
+
+    /// The same with rows that match, also those that died.
+    pub fn list_dead_too(
         &self,
         after: Generation,
         scope: Scope<'_>,
+        each: impl FnMut(Row<'_>) -> bool,
+    ) -> Result<(), Error> {
+        self.walk(after, scope, true, each)
+    }
+
+    fn walk(
+        &self,
+        after: Generation,
+        scope: Scope<'_>,
+        dead_too: bool,
         mut each: impl FnMut(Row<'_>) -> bool,
     ) -> Result<(), Error> {
-        let mut walk = Walk::new(self, after, scope.upto);
+        let mut walk = Walk::new(self, after, scope.upto, dead_too);
         for seen in 0.. {
             let Some((held, row)) = walk.next()? else { break };
             if seen % PULSE_ROWS == 0 {
                 (scope.pulse)()?;
             }
-            if !held.lives(row, scope.upto) {
+            if !dead_too && !held.lives(row, scope.upto) {
                 continue;
             }
             if let Some(filter) = scope.filter

@@ -15,10 +15,11 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(view: &'a View, after: Generation, upto: Generation) -> Self {
+    pub(super) fn new(view: &'a View, after: Generation, upto: Generation, dead_too: bool) -> Self {
         let part = view.part_from(Generation(after.0.saturating_add(1)));
         let row = view.held(part).map_or(0, |held| first_after(held.rows, after));
-        let history = view.held_history().filter(|h| h.rows.last() > after && !h.deaths.all_by(upto));
+        let needed = |h: &Held<'_>| h.rows.last() > after && (dead_too || !h.deaths.all_by(upto));
+        let history = view.held_history().filter(needed);
         let history = history.map(|h| (h, first_after(h.rows, after))).collect();
         Self { view, after, upto, main: (part, row), history }
     }
