@@ -94,7 +94,7 @@ class AsyncSession:
             if callback is not None:
                 loop.call_soon_threadsafe(callback, level, advised_batch)
 
-        await self._calls(self._session.on_pressure, None if callback is None else called)
+        await self._calls(self._session.on_pressure, called if callable(callback) else callback)
 
     async def observe(
         self,

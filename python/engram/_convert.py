@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -57,6 +58,53 @@ def floats(name: str, value: Any, index: int | None = None) -> NDArray[np.float3
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"{name}: {error}", field=name, index=index) from None
     raise InvalidArgument(f"{name} must be numbers, not {array.dtype}", field=name, index=index)
+
+
+def likelihood(value: Any, index: int | None = None) -> NDArray[np.float32]:
+    """Return one confidence; the engine knows its bounds."""
+    number = floats("confidence", value, index)
+    if number.ndim or isinstance(value, bool | np.bool_):
+        raise InvalidArgument(f"confidence is {value!r}; it must be a number", field="confidence", index=index)
+    return number
+
+
+def octets(name: str, value: Any) -> bytes:
+    """Return bytes, of whatever holds some."""
+    try:
+        return bytes(memoryview(value))
+    except TypeError:
+        text = f"{name} must be bytes, not {type(value).__name__}"
+        raise InvalidArgument(text, field=name, index=None) from None
+
+
+def each(name: str, values: Any) -> Iterable[Any]:
+    """Complain unless it is an iterable of what has that name, and no text."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        text = f"{name} must be an iterable, one for each item, not one {type(values).__name__}"
+        raise InvalidArgument(text, field=name, index=None)
+    return values
+
+
+def directory(path: Any) -> Any:
+    """Return a path that has a form in the file system; None for none."""
+    try:
+        if path is not None:
+            path = os.fspath(path)
+            if not isinstance(path, str) or b"\0" in os.fsencode(path):
+                raise TypeError(f"{path!r} is not a str, or holds a zero")
+    except (TypeError, UnicodeEncodeError) as error:
+        raise InvalidArgument(f"path: {error}", field="path", index=None) from None
+    return path
+
+
+def limits_in(given: Any) -> dict[str, int]:
+    """Return limits by name; the engine knows which there are."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        text = f"limits must be a mapping, not {type(given).__name__}"
+        raise InvalidArgument(text, field="limits", index=None)
+    return {plain("limits", name): whole(f"limits[{name!r}]", value, 0, 2**64 - 1) for name, value in given.items()}
 
 
 def matrix(name: str, value: Vectors, ndim: int) -> NDArray[np.float32]:
@@ -141,9 +189,20 @@ def _condition(where: Any, depth: int, seen: Iterator[int]) -> dict[str, Any]:
             out[name] = _condition(test, depth - 1, seen)
         elif name in ("observed_at", "committed_at"):
             out[name] = _times(test) if isinstance(test, Mapping) else _when(test)
+        elif isinstance(test, Mapping):
+            out[name] = {operator: _operand(value) for operator, value in test.items()}
         else:
-            out[name] = test
+            out[name] = _operand(test)
     return out
+
+
+def _operand(value: Any) -> Any:
+    """Return what NumPy holds as Python does: an id of hits, an array of them."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [item.item() if isinstance(item, np.generic) else item for item in value]
+    return value
 
 
 def says_nothing(checked: dict[str, Any]) -> bool:
@@ -227,7 +286,7 @@ def one_row(
         None if text is None else [text],
         None if metadata is None else [mapping(metadata, 0)],
         None if observed_at is None else np.array([micros(observed_at, 0)], dtype=np.int64),
-        None if confidence == 1.0 else floats("confidence", [confidence], 0),
+        None if type(confidence) is float and confidence == 1.0 else likelihood(confidence, 0).reshape(1),
         None if key is None else [key_text(key)],
     )
 
@@ -238,7 +297,7 @@ class Columns:
     Attributes
     ----------
     refused : list of (int, str)
-        Items that have no place in a column, with the reason; their places hold nothing. Empty for an atomic batch.
+        Items that have no form in a column, with the reason. Empty for an atomic batch.
     """
 
     def __init__(self, atomic: bool) -> None:
@@ -264,26 +323,22 @@ class Columns:
         atomic: bool,
     ) -> Columns:
         """Convert; the length is that of the vectors or the texts."""
-        if isinstance(texts, str | bytes):
-            raise InvalidArgument("texts must be an iterable of str, not one str", field="texts", index=None)
         self = cls(atomic)
         self.vectors = None if vectors is None else matrix("vectors", vectors, 2)
-        self.texts = None if texts is None else list(texts)
+        self.texts = None if texts is None else list(each("texts", texts))
         self.count = len(self.vectors) if self.vectors is not None else len(self.texts or ())
         if metadata is not None:
-            self.metadata = [self._metadata(item, i) for i, item in enumerate(metadata)]
-        if isinstance(confidence, Iterable):
-            self.confidence = floats("confidence", list(confidence)).ravel()
+            self.metadata = [self._metadata(item, i) for i, item in enumerate(each("metadata", metadata))]
+        if isinstance(confidence, Iterable) and getattr(confidence, "ndim", None) != 0:
+            self.confidence = self._confidences(list(confidence))
         elif confidence is not None:
-            self.confidence = np.full(self.count, floats("confidence", confidence))
+            self.confidence = np.full(self.count, likelihood(confidence))
         if isinstance(observed_at, Iterable):
             self.observed_at = np.array([self._time(t, i) for i, t in enumerate(observed_at)], dtype=np.int64)
         elif observed_at is not None:
             self.observed_at = np.full(self.count, micros(observed_at), dtype=np.int64)
         if keys is not None:
-            if isinstance(keys, str | bytes):
-                raise InvalidArgument("keys must be an iterable of str, not one str", field="keys", index=None)
-            self.keys = [self._key(key, i) for i, key in enumerate(keys)]
+            self.keys = [self._key(key, i) for i, key in enumerate(each("keys", keys))]
             self._refuse_repeated(self.keys)
         columns = (self.vectors, self.texts, self.metadata, self.observed_at, self.confidence, self.keys)
         if len({len(column) for column in columns if column is not None}) > 1:
@@ -301,6 +356,22 @@ class Columns:
         except InvalidArgument as error:
             self._refuse(error, index)
             return None
+
+    def _confidences(self, values: list[Any]) -> NDArray[np.float32]:
+        try:
+            column = floats("confidence", values)
+            if column.ndim == 1:
+                return column
+        except InvalidArgument:
+            pass  # one of them is to blame
+        return np.array([self._confidence(value, i) for i, value in enumerate(values)], dtype=np.float32)
+
+    def _confidence(self, value: Any, index: int) -> float:
+        try:
+            return float(likelihood(value, index))
+        except InvalidArgument as error:
+            self._refuse(error, index)
+            return np.nan
 
     def _time(self, item: Time, index: int) -> int:
         try:
@@ -326,6 +397,27 @@ class Columns:
                 self.refused.append((i, f"the key {key!r} comes twice in one batch"))
             elif key is not None:
                 seen.add(key)
+
+    def refuse_alone(self, check: Callable[[Arguments], object]) -> None:
+        """Refuse each item that `check` refuses by itself."""
+        out = {index for index, _ in self.refused}
+        for i in range(self.count):
+            try:
+                if i not in out:
+                    check(self.arguments(np.array([i])))
+            except InvalidArgument as error:
+                self.refused.append((i, str(error)))
+
+    def empty_refused(self) -> None:
+        """Leave nothing of the refused items but their places, which no engine stores anything at."""
+        if not self.refused:
+            return
+        self.confidence = np.ones(self.count, np.float32) if self.confidence is None else self.confidence
+        for i, _ in self.refused:
+            self.confidence[i] = np.nan
+            for column in (self.texts, self.metadata, self.keys):
+                if column is not None:
+                    column[i] = None
 
     def arguments(self, rows: NDArray[np.intp] | None = None) -> Arguments:
         """Return the columns, or those of `rows`."""

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from engram import _core
-from engram._convert import Durability, Metric, plain, whole
+from engram._convert import Durability, Metric, directory, limits_in, plain, whole
 from engram._core import Cancel as Cancel
 from engram._core import encode_frame as encode_frame
 from engram._pressure import Watch
@@ -70,9 +70,9 @@ def open(
     PermissionDenied, DiskFull, StorageError
         The directory cannot be used.
     InvalidArgument
-        An unknown durability or limit.
+        An unknown durability or limit, or what is no path.
     """
-    core = _core.Engine.open(path, durability, dict(limits or {}))
+    core = _core.Engine.open(directory(path), durability, limits_in(limits))
     return Engine(core)
 
 
@@ -146,7 +146,7 @@ class Engine:
             The session's `id`, and a `Told` of `proto/engram/v1/frame.proto`: an acknowledgement, a fault, or a
             change of the space's level.
         """
-        return self._core.drain_completions(most)
+        return self._core.drain_completions(whole("most", most, 0, 2**32 - 1))
 
     @property
     def _answered_fd(self) -> int:
@@ -219,7 +219,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     NotFound, Locked, Corrupted, UnsupportedVersion, PermissionDenied, StorageError
         The directory cannot be looked at; `Corrupted` if its manifest is damaged.
     """
-    return _core.verify(path)
+    return _core.verify(directory(path))
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     dict
         ``directory_id``, ``partitions``, ``created``, ``lines``.
     """
-    return _core.inspect(path)
+    return _core.inspect(directory(path))
 
 
 __all__ = ["Engine", "Snapshot", "Space", "inspect", "open", "verify"]

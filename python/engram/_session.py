@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engram._convert import Columns, Metadata, OnOverload, Time, Vectors, one_row, whole
-from engram._exceptions import EngramError
+from engram._convert import Columns, Metadata, OnOverload, Time, Vectors, octets, one_row, whole
+from engram._core import encode_frame
+from engram._exceptions import EngramError, InvalidArgument
 from engram._pressure import OnPressure
 from engram._types import Ack, BatchAck
 
 if TYPE_CHECKING:
     from engram import _core
     from engram._space import Space
+
+_Said = tuple[int, list[tuple[int, int, int]], int, list[tuple[int, str]]]
 
 
 class Session:
@@ -161,10 +164,18 @@ class Session:
         InvalidArgument, TooLarge, Overloaded, DiskFull, Poisoned, Corrupted, NotFound, Closed, Interrupted
             As for `Space.observe_batch`.
         """
-        columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
-        timeout_ms = self._space._timeout_ms(on_overload, timeout)
-        said = self._core.say(columns.arguments(), _sequence(sequence), atomic, timeout_ms)
-        return self._batch(said)
+        columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, atomic)
+        first, timeout_ms = _sequence(sequence), self._space._timeout_ms(on_overload, timeout)
+        columns.empty_refused()
+        try:
+            said = self._core.say(columns.arguments(), first, atomic, timeout_ms)
+        except InvalidArgument as error:
+            if atomic or error.index is None:
+                raise
+            columns.refuse_alone(lambda row: encode_frame(row, self._space.dim, self._space.metric, False))
+            columns.empty_refused()
+            said = self._core.say(columns.arguments(), first, atomic, timeout_ms)
+        return self._batch(said, dict(columns.refused))
 
     def observe_frame(
         self, frame: bytes, *, on_overload: OnOverload = "wait", timeout: float | None = None
@@ -173,7 +184,7 @@ class Session:
 
         Raises what `observe_batch` with ``atomic=False`` does.
         """
-        return self._batch(self._core.say_frame(bytes(frame), self._space._timeout_ms(on_overload, timeout)))
+        return self._batch(self._core.say_frame(octets("frame", frame), self._space._timeout_ms(on_overload, timeout)))
 
     def submit_frame(self, frame: bytes | bytearray | memoryview) -> bytes | None:
         """Take a frame of the wire or refuse it, at once: for servers, which do not wait for a disk.
@@ -187,7 +198,10 @@ class Session:
         Fenced, SessionExpired, NotFound, Closed
             The session takes no more frames from this speaker.
         """
-        return self._core.submit_frame(frame)
+        try:
+            return self._core.submit_frame(frame)
+        except TypeError as error:
+            raise InvalidArgument(f"frame: {error}", field="frame", index=None) from None
 
     def tell_absorbed(self) -> None:
         """From now on `Engine.drain_completions` tells of what is absorbed, too: a `Told` with `absorbed`, cumulative.
@@ -212,8 +226,9 @@ class Session:
         """Tells its completions from those of others."""
         return self._core.id
 
-    def _batch(self, said: tuple[int, list[tuple[int, int, int]], int, list[tuple[int, str]]]) -> BatchAck:
+    def _batch(self, said: _Said, reasons: Mapping[int, str] | None = None) -> BatchAck:
         _, runs, duplicates, rejected = said
+        rejected = [(index, (reasons or {}).get(index, reason)) for index, reason in rejected]
         empty = np.empty(0, dtype=np.uint64)
         each = [
             np.arange(first, first + count, dtype=np.uint64) if first else np.zeros(count, dtype=np.uint64)
@@ -236,9 +251,13 @@ class Session:
 
         Raises
         ------
+        InvalidArgument
+            It cannot be called.
         Fenced, SessionExpired
             This speaker has no say in the session any more.
         """
+        if not (callback is None or callable(callback)):
+            raise InvalidArgument(f"callback is {callback!r}; it must be callable", field="callback", index=None)
         watch = self._space._engine._watch
         if callback is None:
             self._on_pressure = None

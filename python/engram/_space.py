@@ -22,6 +22,7 @@ from engram._convert import (
     condition,
     key_text,
     millis,
+    octets,
     one_of,
     one_row,
     plain,
@@ -209,7 +210,7 @@ class Space(Reads):
         self, frame: bytes, *, on_overload: OnOverload = "wait", timeout: float | None = None
     ) -> BatchAck:
         """Store a frame of the wire (`proto/engram/v1/frame.proto`), all or nothing; raises as `observe_batch`."""
-        first, count = self._core.observe_frame(bytes(frame), self._timeout_ms(on_overload, timeout))
+        first, count = self._core.observe_frame(octets("frame", frame), self._timeout_ms(on_overload, timeout))
         ids = np.arange(first, first + count, dtype=np.uint64)
         return BatchAck(ids, first + count - 1, self._core.durability, [])
 
@@ -237,10 +238,10 @@ class Space(Reads):
         where : mapping, optional
             As for `recall`; not empty. More than a million matches are forgotten in several steps.
         purge : bool
-            Remove the bytes too, from files, log and spares, and return when they are gone; also what an earlier purge
-            left that a crash cut short. Snapshots that see them are waited for, at most their 10 minutes; `as_of` finds
-            them no more. Not reached are earlier versions of a key and what was forgotten before, backups, and what
-            lies in `quarantine/`.
+            Remove the bytes too, from files, log and spares, and return when they are gone; also those of what had
+            died before: all versions of the key, ids forgotten already, all that ever matched; and what an earlier
+            purge left that a crash cut short. Snapshots that see them are waited for, at most their 10 minutes; `as_of`
+            finds them no more. Backups and what lies in `quarantine/` are not reached.
         on_overload : {"wait", "raise"}
             What to do while too many forgets of the space are on their way.
         timeout : float, optional
@@ -249,7 +250,7 @@ class Space(Reads):
         Returns
         -------
         int
-            How many memories were forgotten.
+            How many memories were forgotten; not counted is what a purge erases that had died before.
 
         Raises
         ------
@@ -285,7 +286,7 @@ class Space(Reads):
                 count, done = self._core.forget_where(checked, purge, timeout_ms)
                 forgotten += count
             return forgotten
-        given = memory_id if isinstance(memory_id, Iterable) else [memory_id]
+        given = memory_id if isinstance(memory_id, Iterable) and not isinstance(memory_id, bytes) else [memory_id]
         ids = sorted({whole("memory_id", one, 0, 2**64 - 1) for one in given})
         return sum(
             self._core.forget_ids(ids[first : first + _FORGET_IDS], purge, timeout_ms)

@@ -126,7 +126,10 @@ impl Session {
 
     /// Observations and bytes that may be sent without being refused, as it stands.
     fn credits(&self) -> PyResult<(u64, u64)> {
-        Ok(self.shared.engine()?.core().credits(&self.space, &self.inner))
+        let core = self.shared.engine()?.core();
+        // Who is fenced has no say any more.
+        let speaks = self.inner.section().epoch == self.epoch;
+        Ok(if speaks { core.credits(&self.space, &self.inner) } else { (0, 0) })
     }
 
     #[pyo3(signature = (columns, first, whole, timeout_ms))]

@@ -268,8 +268,12 @@ impl Core {
                 let sequence = run.first + i;
                 let row = view.version(generation.plus(i), view.watermark()).inspect_err(|e| space.note_damage(e))?;
                 let said = hashes[(sequence - first) as usize];
-                // A void, or a row that is not kept any more, cannot be compared.
-                if row.is_some_and(|(row, _)| said != Some(row.hash)) {
+                let other = match row {
+                    Some((row, _)) => said != Some(row.hash),
+                    // What was a row, or may have been, cannot be compared any more.
+                    None => said.is_some() && space.was_void(generation.plus(i)),
+                };
+                if other {
                     return Err(Error::SequenceConflict { sequence });
                 }
             }

@@ -78,6 +78,14 @@ impl Space {
         }
     }
 
+    /// Whether this generation, of which a view has no row, never had one. False also if nobody knows: it lies before the horizon, or behind
+    /// a row of its batch that is no more.
+    pub fn was_void(&self, generation: Generation) -> bool {
+        let state = self.state.lock();
+        let was_row = state.inside.first_of(generation).or_else(|| state.ended.first_of(generation)).is_some();
+        generation > state.history_from && !was_row
+    }
+
     /// The last of them at or before a time.
     pub fn change_at(&self, time: i64) -> Option<Generation> {
         let changes = self.changes.lock();
