@@ -29,6 +29,8 @@ _ITEM_OVERHEAD = 64
 SECONDS_MAX = 86_400
 _CONDITION_DEPTH = 32  # the engine stops earlier, and says where
 _CONDITIONS_MAX = 1_000
+_HELD_MAX = 100_000
+_HOLDS = (Mapping, list, tuple, np.ndarray)
 
 
 class ArrayLike(Protocol):
@@ -168,41 +170,53 @@ def micros(value: object, index: int | None = None, name: str = "observed_at") -
 
 def condition(where: Where | None) -> dict[str, Any] | None:
     """Return a condition whose times are microseconds; the engine reads the rest."""
-    return None if where is None else _condition(where, _CONDITION_DEPTH, itertools.count(1))
+    return None if where is None else _condition(where, _CONDITION_DEPTH, itertools.count(1), itertools.count(1))
 
 
-def _condition(where: Any, depth: int, seen: Iterator[int]) -> dict[str, Any]:
+def _bad(text: str) -> InvalidArgument:
+    return InvalidArgument(f"where: {text}", field="where", index=None)
+
+
+def _condition(where: Any, depth: int, seen: Iterator[int], held: Iterator[int]) -> dict[str, Any]:
     if not isinstance(where, Mapping):
-        text = f"where must be a mapping, not {type(where).__name__}"
-        raise InvalidArgument(text, field="where", index=None)
+        raise InvalidArgument(f"where must be a mapping, not {type(where).__name__}", field="where", index=None)
     if not depth:
-        raise InvalidArgument("where: nested too deeply", field="where", index=None)
+        raise _bad("nested too deeply")
     if next(seen) > _CONDITIONS_MAX:  # here too: one dict used twice at each depth would be copied without end
-        raise InvalidArgument(f"where: more than {_CONDITIONS_MAX} conditions", field="where", index=None)
+        raise _bad(f"more than {_CONDITIONS_MAX} conditions")
     out: dict[str, Any] = {}
     for name, test in where.items():
         if not isinstance(name, str):
-            raise InvalidArgument(f"where: keys must be strings, not {name!r}", field="where", index=None)
-        if name in ("$and", "$or") and isinstance(test, list | tuple):
-            out[name] = [_condition(part, depth - 1, seen) for part in test]
+            raise _bad(f"keys must be strings, not {name!r}")
+        if name in ("$and", "$or"):
+            if not isinstance(test, list | tuple):
+                raise _bad(f"{name} needs a list of conditions")
+            out[name] = [_condition(part, depth - 1, seen, held) for part in test]
         elif name == "$not":
-            out[name] = _condition(test, depth - 1, seen)
+            out[name] = _condition(test, depth - 1, seen, held)
         elif name in ("observed_at", "committed_at"):
             out[name] = _times(test) if isinstance(test, Mapping) else _when(test)
-        elif isinstance(test, Mapping):
-            out[name] = {operator: _operand(value) for operator, value in test.items()}
         else:
-            out[name] = _operand(test)
+            out[name] = _operand(test, depth, held)
     return out
 
 
-def _operand(value: Any) -> Any:
+def _operand(value: Any, depth: int, held: Iterator[int]) -> Any:
     """Return what NumPy holds as Python does: an id of hits, an array of them."""
     if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [item.item() if isinstance(item, np.generic) else item for item in value]
-    return value
+        value = value.tolist()
+    if not isinstance(value, _HOLDS):
+        return value
+    if not depth:
+        raise _bad("nested too deeply")
+    if next(held) > _HELD_MAX:
+        raise _bad(f"more than {_HELD_MAX} lists and objects")
+    if not isinstance(value, Mapping):
+        return [_operand(one, depth - 1, held) if isinstance(one, (*_HOLDS, np.generic)) else one for one in value]
+    for name in value:
+        if not isinstance(name, str):
+            raise _bad(f"keys must be strings, not {name!r}")
+    return {name: _operand(one, depth - 1, held) for name, one in value.items()}
 
 
 def says_nothing(checked: dict[str, Any]) -> bool:
@@ -263,6 +277,13 @@ def moment(as_of: AsOf) -> tuple[str, int] | None:
     if isinstance(as_of, datetime):
         return "time", micros(as_of, None, "as_of")
     return "generation", whole("as_of", as_of, 0, 2**63 - 1)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return a bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidArgument(f"{name} is {value!r}; it must be True or False", field=name, index=None)
+    return bool(value)
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:

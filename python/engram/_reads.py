@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engram._convert import AsOf, Vectors, Where, condition, key_text, matrix, millis, moment, one_of, whole
+from engram._convert import AsOf, Vectors, Where, condition, flag, key_text, matrix, millis, moment, one_of, whole
 from engram._exceptions import InvalidArgument
 from engram._types import Hit, HitBatch, Hits, Memory
 
@@ -69,7 +69,7 @@ def _how(
         raise InvalidArgument(text, field="consistency", index=None)
     lag_ms = millis("max_lag", max_lag) if consistency == "settled" else None
     width = None if ef is None else whole("ef", ef, 1, _EF_MAX)
-    return bool(exact), width, target_recall, lag_ms, whole("threads", threads, 1, _THREADS_MAX)
+    return flag("exact", exact), width, target_recall, lag_ms, whole("threads", threads, 1, _THREADS_MAX)
 
 
 def _batches(stream: _core.RecallStream, size: int) -> Generator[HitBatch, None, None]:

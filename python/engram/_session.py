@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engram._convert import Columns, Metadata, OnOverload, Time, Vectors, octets, one_row, whole
+from engram._convert import Columns, Metadata, OnOverload, Time, Vectors, flag, octets, one_row, whole
 from engram._core import encode_frame
 from engram._exceptions import EngramError, InvalidArgument
 from engram._pressure import OnPressure
@@ -164,6 +164,7 @@ class Session:
         InvalidArgument, TooLarge, Overloaded, DiskFull, Poisoned, Corrupted, NotFound, Closed, Interrupted
             As for `Space.observe_batch`.
         """
+        atomic = flag("atomic", atomic)
         columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, atomic)
         first, timeout_ms = _sequence(sequence), self._space._timeout_ms(on_overload, timeout)
         columns.empty_refused()

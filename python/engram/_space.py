@@ -20,6 +20,7 @@ from engram._convert import (
     Vectors,
     Where,
     condition,
+    flag,
     key_text,
     millis,
     octets,
@@ -178,6 +179,7 @@ class Space(Reads):
         Overloaded, DiskFull, Poisoned, Quarantined, Corrupted, NotFound, Closed
             As for `observe`. With ``atomic=False`` earlier pieces may have been stored.
         """
+        atomic = flag("atomic", atomic)
         columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, atomic)
         timeout_ms = self._timeout_ms(on_overload, timeout)
         if atomic:
@@ -260,7 +262,7 @@ class Space(Reads):
             As for `observe`.
         """
         one_of(memory_id=memory_id, key=key, where=where)
-        timeout_ms = self._timeout_ms(on_overload, timeout)
+        purge, timeout_ms = flag("purge", purge), self._timeout_ms(on_overload, timeout)
         forgotten = self._forget(memory_id, key, where, purge, timeout_ms)
         if purge:
             self._core.finish_purge(timeout_ms)

@@ -1,5 +1,6 @@
 """What reads said of logs with damaged bytes, when they should have said `Corrupted`."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,29 @@ def test_a_checkpoint_of_a_degraded_space_does_not_panic(tmp_path: Path, batches
             engine.checkpoint()
         except engram.EngramError as error:
             assert "panicked" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_hole_in_what_a_session_said_costs_its_space_only(tmp_path: Path, batch: int) -> None:
+    """D3: the session was found to lack a sequence before the space was known to lack the rows, and nothing opened."""
+    path = tmp_path / "d"
+    with engram.open(path, limits={"partitions": 1}) as engine:
+        session = engine.space("s", dim=2).session()
+        for n in range(8):
+            session.observe_batch(texts=[f"MARK{n}" + "." * 600] * batch)
+        engine.space("t", dim=2).observe("whole")
+        session.detach()
+    (log,) = [log for log in path.glob("partition-000/log/0*.log") if b"MARK4" in log.read_bytes()]
+    body = bytearray(log.read_bytes())
+    body[body.find(b"MARK4")] ^= 0x10
+    log.write_bytes(body)
+    for _ in range(2):
+        with engram.open(path) as engine:
+            assert engine.space("s").stats()["degraded"]
+            assert [memory.text for memory in engine.space("t").list()] == ["whole"]
+            lost = range(4 * batch + 1, 5 * batch + 1)
+            assert readable(engine.space("s"), 8 * batch) == [n for n in range(1, 8 * batch + 1) if n not in lost]
+            with pytest.raises(engram.Corrupted):
+                engine.space("s").session(resume=session.token).observe("more")
+            with suppress(engram.EngramError):
+                engine.checkpoint()

@@ -91,6 +91,21 @@ def test_nothing_else_is_said_where_nothing_was_stored(tmp_path: Path) -> None:
         other(session, 3)
 
 
+def nested(depth: int) -> Any:
+    out: Any = 1
+    for _ in range(depth):
+        out = [out]
+    return out
+
+
+def shared(depth: int) -> Any:
+    """Twice the same in each."""
+    out: Any = 1
+    for _ in range(depth):
+        out = [out, out]
+    return out
+
+
 REFUSED: dict[str, Callable[[engram.Space], object]] = {
     "confidence list": lambda space: space.observe("a", confidence=[0.5]),  # type: ignore[arg-type]
     "confidence bool": lambda space: space.observe("a", confidence=True),
@@ -104,6 +119,15 @@ REFUSED: dict[str, Callable[[engram.Space], object]] = {
     "spoken frame": lambda space: space.session().observe_frame(5),  # type: ignore[arg-type]
     "submitted frame": lambda space: space.session().submit_frame("x"),  # type: ignore[arg-type]
     "callback": lambda space: space.session().on_pressure(5),  # type: ignore[arg-type]
+    "purge": lambda space: space.forget(1, purge="no"),  # type: ignore[arg-type]
+    "atomic": lambda space: space.observe_batch(texts=["a"], atomic="x"),  # type: ignore[arg-type]
+    "atomic of a session": lambda space: space.session().observe_batch(texts=["a"], atomic=1),  # type: ignore[arg-type]
+    "exact": lambda space: space.recall(vector=[1, 0], exact="yes"),  # type: ignore[arg-type]
+    "parts of a kind": lambda space: space.forget(where={"$and": np.array([1])}),
+    "keys of a kind": lambda space: space.forget(where={"a": {1: 2}}),
+    "keys of a kind inside": lambda space: space.forget(where={"$and": [{"a": {"$eq": {"b": [{1: 2}]}}}]}),
+    "too deep": lambda space: space.forget(where={"a": nested(5_000)}),
+    "too many": lambda space: space.forget(where={"a": shared(40)}),
 }
 
 

@@ -305,11 +305,15 @@ impl Reader<'_> {
         let first = record.first_generation;
         let count = record.hashes.len() as u64;
         let last = Generation(first.0 + count - 1);
+        let fresh = last > seat.covered;
+        if fresh {
+            // First: what is missing of the space is missing of its sessions too.
+            seat.expect(first, group)?;
+        }
         seat.said(record.said, count, first, group)?;
-        if last <= seat.covered {
+        if !fresh {
             return Ok(());
         }
-        seat.expect(first, group)?;
         seat.last = last;
         let frame = Arc::new(record.frame.to_vec());
         let ObserveRecord { hashes, said, supersedes, continues, .. } = record;
@@ -338,11 +342,14 @@ impl Reader<'_> {
         };
         let (first, count) = (record.first_generation, record.count);
         let last = Generation(first.0 + count - 1);
+        let fresh = last > seat.last;
+        if fresh {
+            seat.expect(first, group)?;
+        }
         seat.said(record.said, count, first, group)?;
-        if last <= seat.last {
+        if !fresh {
             return Ok(());
         }
-        seat.expect(first, group)?;
         seat.last = last;
         if record.said.session != SessionId(0) {
             seat.note(Deed::Voids(first, count), group);
