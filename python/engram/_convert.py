@@ -331,6 +331,7 @@ class Columns:
         self.keys: list[str | None] | None = None
         self.refused: list[tuple[int, str]] = []
         self._atomic = atomic
+        self._each: list[int] = []  # sizes
 
     @classmethod
     def of(
@@ -458,10 +459,9 @@ class Columns:
         out = {index for index, _ in self.refused}
         rows: list[int] = []
         size = 0
-        for i in range(self.count):
+        for i, item in enumerate(self._sizes(dim)):
             if i in out:
                 continue
-            item = self._bytes(i, dim)
             if rows and (len(rows) >= items_max or size + item > bytes_max):
                 yield np.array(rows, dtype=np.intp)
                 rows, size = [], 0
@@ -469,6 +469,15 @@ class Columns:
             size += item
         if rows or not self.count:
             yield np.array(rows, dtype=np.intp)
+
+    def larger(self, dim: int, bytes_max: int) -> Iterator[NDArray[np.intp]]:
+        """Items that may each take more than so many bytes."""
+        return (np.array([i]) for i, size in enumerate(self._sizes(dim)) if size > bytes_max)
+
+    def _sizes(self, dim: int) -> list[int]:
+        if len(self._each) != self.count:
+            self._each = [self._bytes(i, dim) for i in range(self.count)]
+        return self._each
 
     def _bytes(self, i: int, dim: int) -> int:
         text = None if self.texts is None else self.texts[i]

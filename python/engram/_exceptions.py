@@ -222,6 +222,13 @@ class Interrupted(EngramError, KeyboardInterrupt):
     """Ctrl-C while an admitted observation was under way: whether it was stored is not known."""
 
 
+def fields_of(error: EngramError) -> dict[str, Any]:
+    """Return what an error says besides its message, by the names in the tree."""
+    fields = {name: value for name, value in vars(error).items() if name != "message" and not name.startswith("_")}
+    # Of the built-in base, which keeps it to itself.
+    return {**fields, "errno": error.errno} if isinstance(error, StorageError) else fields
+
+
 #: The one table: the engine's code → exception. `docs/reference/errors.md` shows it.
 TABLE: dict[str, type[EngramError]] = {
     "INVALID_ARGUMENT": InvalidArgument,

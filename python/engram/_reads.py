@@ -347,6 +347,10 @@ class Snapshot(Reads):
         """Everything up to this generation is visible, nothing after."""
         return self._pinned[1]
 
+    def _lives(self) -> bool:
+        """Whether it may be looked at still; asking is no use of it."""
+        return self._core.pinned(self._pinned[0])
+
     def release(self) -> None:
         """Let it go; later reads raise `SnapshotExpired`."""
         self._core.release(self._pinned[0])

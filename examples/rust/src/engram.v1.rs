@@ -183,6 +183,9 @@ pub struct Open {
     /// The same speaker comes back by itself, having lost its connection: FENCED if another was given the session meanwhile.
     #[prost(bool, tag = "7")]
     pub again: bool,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = any.
+    #[prost(uint64, tag = "9")]
+    pub space_id: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Pause {}
@@ -284,6 +287,9 @@ pub struct PutObservationsRequest {
     /// How long to wait for room in the queue; 0 = not at all.
     #[prost(uint64, tag = "3")]
     pub timeout_ms: u64,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = any.
+    #[prost(uint64, tag = "4")]
+    pub space_id: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutObservationsResponse {
@@ -305,6 +311,9 @@ pub struct View {
     /// A condition as JSON (docs/guide/filters.md), times as seconds since 1970; empty = none.
     #[prost(string, tag = "5")]
     pub r#where: ::prost::alloc::string::String,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = any.
+    #[prost(uint64, tag = "6")]
+    pub space_id: u64,
     #[prost(oneof = "view::AsOf", tags = "3, 4")]
     pub as_of: ::core::option::Option<view::AsOf>,
 }
@@ -479,6 +488,9 @@ pub struct HistoryRequest {
 pub struct OpenSnapshotRequest {
     #[prost(string, tag = "1")]
     pub space: ::prost::alloc::string::String,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = any.
+    #[prost(uint64, tag = "2")]
+    pub space_id: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenSnapshotResponse {
@@ -510,6 +522,9 @@ pub struct ForgetRequest {
     pub purge: bool,
     #[prost(uint64, tag = "6")]
     pub timeout_ms: u64,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = any.
+    #[prost(uint64, tag = "7")]
+    pub space_id: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ForgetResponse {
@@ -543,6 +558,9 @@ pub struct SpaceResponse {
     /// The server's limits, by name (docs/reference/limits.md).
     #[prost(map = "string, uint64", tag = "5")]
     pub limits: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// Of this space alone: another that gets its name has another.
+    #[prost(uint64, tag = "6")]
+    pub id: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListSpacesRequest {}
@@ -567,6 +585,9 @@ pub struct SetQuotaRequest {
     pub memories: u64,
     #[prost(uint64, tag = "3")]
     pub bytes: u64,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = any.
+    #[prost(uint64, tag = "4")]
+    pub space_id: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetQuotaResponse {}
@@ -576,6 +597,9 @@ pub struct WaitAbsorbedRequest {
     pub space: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub timeout_ms: u64,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = any.
+    #[prost(uint64, tag = "3")]
+    pub space_id: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WaitAbsorbedResponse {
@@ -588,6 +612,9 @@ pub struct QuarantinedRequest {
     pub space: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub memory_id: u64,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = any.
+    #[prost(uint64, tag = "3")]
+    pub space_id: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QuarantinedResponse {
@@ -625,6 +652,9 @@ pub struct StatsRequest {
     /// Empty = the engine's.
     #[prost(string, tag = "1")]
     pub space: ::prost::alloc::string::String,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = any.
+    #[prost(uint64, tag = "2")]
+    pub space_id: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchStatsRequest {

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 import engram
+from engram._exceptions import fields_of
 
 OK = 0
 DAMAGE = 1
@@ -51,7 +52,7 @@ def error_document(error: BaseException) -> dict[str, Any]:
     code, fields = "BAD_INPUT", {}
     if isinstance(error, engram.EngramError):
         code = error.code
-        fields = {name: value for name, value in vars(error).items() if name != "message"}
+        fields = fields_of(error)
     elif isinstance(error, BadInput):
         fields = error.fields
     elif isinstance(error, OSError):

@@ -130,8 +130,8 @@ class RemoteSpace(Space):
             As for `Space.session`.
         """
         known = None if acknowledged is None else whole("acknowledged", acknowledged, 0, 2**63 - 1)
-        token = plain("resume", resume or "")
-        asked = pb.Open(space=self.name, priority=plain("priority", priority), token=token, acknowledged=known)
+        token = None if resume is None else plain("resume", resume)
+        asked = self._core.open(plain("priority", priority), token, known)
         seconds, kept = duration("reconnect", reconnect), whole("buffer_bytes", buffer_bytes, 0, 2**63 - 1)
         return ObserveStream(self._core._link, asked, seconds, kept, self._core.message_bytes_max, on_progress)
 

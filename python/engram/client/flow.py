@@ -27,6 +27,7 @@ from engram._exceptions import (
     Fenced,
     Overloaded,
     Paused,
+    SessionExpired,
     Timeout,
     Unavailable,
     from_core,
@@ -77,6 +78,7 @@ class Flow:
         self._wants_room = False  # that is what it is held for
         self.expected = 0  # after a refusal the server passes over what begins behind it
         self._answer: asyncio.Future[int] | None = None  # to drain or close
+        self._asking = asyncio.Lock()
         self._call: Any = None
         self._task: asyncio.Task[None] | None = None
         #: Called on the loop.
@@ -150,7 +152,7 @@ class Flow:
                     return
                 await self._reconnect(error)
         except asyncio.CancelledError:
-            self._fail(Unavailable("the connection is closed"))
+            self._fail(self._ended())
             raise
         except EngramError as error:
             self._fail(error)
@@ -391,7 +393,7 @@ class Flow:
 
     async def settled(self) -> None:
         """Wait until everything taken is acknowledged; raises what stood in the way for good."""
-        while self._waiting or self._in_flight:
+        while not self.is_settled:
             if self.error is not None:
                 raise self.error
             self._changed.clear()
@@ -414,12 +416,15 @@ class Flow:
 
     async def ask(self, request: pb.ObserveRequest) -> int:
         """Ask to drain or close, and wait for the answer: what is committed."""
-        self._answer = asyncio.get_running_loop().create_future()
-        try:
-            await self._write(request)
-            return await self._answer
-        finally:
-            self._answer = None
+        async with self._asking:  # answers do not say which question they are for
+            if self.state == "CLOSED":
+                return self.committed
+            self._answer = asyncio.get_running_loop().create_future()
+            try:
+                await self._write(request)
+                return await self._answer
+            finally:
+                self._answer = None
 
     async def _write(self, request: pb.ObserveRequest) -> None:
         if self.error is not None:
@@ -436,7 +441,7 @@ class Flow:
         self._wake.set()
 
     def _fail(self, error: EngramError | None) -> None:
-        self.error = error or Unavailable("the session is closed")
+        self.error = error or self._ended()
         if self.state not in ("CLOSED", "DETACHED"):
             self.state = "FENCED" if self.error.code == "FENCED" else "DETACHED"
         if self._answer is not None and not self._answer.done():
@@ -446,11 +451,24 @@ class Flow:
                 self._finish(sent, self.error)
         self._report()
 
+    def _ended(self) -> EngramError:
+        """Why nothing is said here any more, when it was ended from here."""
+        if self.state == "CLOSED":
+            return SessionExpired("the session was closed")
+        if self.state == "DETACHED":
+            return Fenced("the session was given up here; attach by its token")
+        return Unavailable("the connection is closed")
+
     def abandon(self) -> None:
         """Give it up, from any thread, without waiting: nobody holds it any more."""
         task = self._task
         if task is not None and not self.link.loop.is_closed():
             self.link.loop.call_soon_threadsafe(task.cancel)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything taken is acknowledged."""
+        return not (self._waiting or self._in_flight)
 
     async def detach(self) -> None:
         """Give it up; what is not acknowledged may be committed or not."""

@@ -23,7 +23,17 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from engram._convert import duration, plain
-from engram._exceptions import TABLE, Closed, EngramError, InvalidArgument, Timeout, TooLarge, Unavailable, from_core
+from engram._exceptions import (
+    TABLE,
+    Closed,
+    EngramError,
+    Interrupted,
+    InvalidArgument,
+    Timeout,
+    TooLarge,
+    Unavailable,
+    from_core,
+)
 from engram.v1 import begin_grpc
 from engram.v1 import service_pb2 as pb
 
@@ -34,6 +44,7 @@ MESSAGE_BYTES_MAX = 68 << 20  # that a server may send
 SECONDS = 30.0  # for a call, unless it says otherwise
 _LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
 _EXIT_SECONDS = 5.0
+_SIGNAL_SECONDS = 1.0
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
 #: Done twice, these would have another effect, or another answer.
 _CHANGE_SOMETHING = ("PutObservations", "Forget", "DropSpace", "OpenSnapshot")
@@ -135,6 +146,11 @@ class Link:
         """Whether this is a fork of the process that connected: it may take no lock of the parent's threads."""
         return self._pid != os.getpid()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be called any more."""
+        return self._closed or self.is_elsewhere
+
     def check(self) -> None:
         """Complain if there is no connection any more."""
         if self.is_elsewhere:
@@ -144,7 +160,7 @@ class Link:
             raise Closed("the connection is closed")
 
     def call(self, work: Coroutine[Any, Any, _T], timeout: float | None = None) -> _T:
-        """Wait for a coroutine on the loop; Ctrl-C cancels it."""
+        """Wait for a coroutine on the loop; after Ctrl-C at most a second, then `Interrupted`."""
         try:
             self.check()
         except Closed:
@@ -158,9 +174,22 @@ class Link:
             return future.result(timeout)
         except concurrent.futures.CancelledError:
             raise Closed("the connection is closed") from None
+        except KeyboardInterrupt:
+            if self._ends(future):
+                raise
+            text = "interrupted before the server had answered; whether the call had an effect is not known"
+            raise Interrupted(text) from None
         except BaseException:
             future.cancel()
             raise
+
+    @staticmethod
+    def _ends(future: concurrent.futures.Future[Any]) -> bool:
+        """Whether what is under way comes to its end in a second; cancelled if not."""
+        try:
+            return future in concurrent.futures.wait((future,), _SIGNAL_SECONDS).done
+        finally:
+            future.cancel()
 
     async def _unary(self, method: str, request: Message, answer: Any, seconds: float | None) -> Any:
         path = f"/{NAME}/{method}"

@@ -18,6 +18,7 @@ from engram.v1 import service_pb2 as pb
 
 _Acknowledged = tuple[int, list[tuple[int, int, int]], int, list[tuple[int, str]]]
 _RECONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 2.0
 
 
 class Levels:
@@ -109,7 +110,10 @@ class RemoteSession:
         try:
             parsed = frame_pb2.Frame.FromString(frame)
         except Exception:
-            raise InvalidArgument("not a frame", field="frame", index=None) from None
+            raise InvalidArgument("malformed frame: not protobuf", field="frame", index=None) from None
+        if not parsed.count or not parsed.first_sequence:
+            lacks = "it holds no observation" if not parsed.count else "sequences begin at 1"
+            raise InvalidArgument(f"malformed frame: {lacks}", field="frame", index=None)
         return self._link.call(self._say(frame, parsed.count, parsed.first_sequence, timeout_ms))
 
     async def _say(self, frame: bytes, count: int, first: int | None, timeout_ms: int) -> _Acknowledged:
@@ -160,8 +164,10 @@ class RemoteSession:
 
     def _ask(self, request: pb.ObserveRequest, timeout_ms: int) -> None:
         async def asked() -> int:
+            # With nothing to wait for the answer may still take its way.
+            seconds = max(timeout_ms / 1000, _ANSWER_SECONDS if self._flow.is_settled else 0)
             try:
-                return await asyncio.wait_for(self._flow.ask(request), timeout_ms / 1000)
+                return await asyncio.wait_for(self._flow.ask(request), seconds)
             except TimeoutError:
                 raise Timeout("the session is not drained yet, and goes on") from None
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engram._convert import Arguments
 from engram._engine import encode_frame
-from engram._exceptions import InvalidArgument
+from engram._exceptions import InvalidArgument, NotFound
 from engram._reads import At, How
 from engram.client.frames import fits
 from engram.client.link import SECONDS, Link, again
@@ -86,8 +86,9 @@ class RemoteStream:
         return [RemoteMemory(hit) for hit in answer.hits], answer.last
 
     def close(self) -> None:
-        """Give it up."""
-        self._link.call(self._answers.aclose())
+        """Give it up; with its connection it is given up already."""
+        if not self._link.is_over:
+            self._link.call(self._answers.aclose())
 
 
 class RemoteSpaceCore:
@@ -97,6 +98,7 @@ class RemoteSpaceCore:
         self._link = link
         self._levels = levels
         self.name = opened.space
+        self.id = opened.id
         self.dim = opened.dim
         self.metric = opened.metric
         self.durability = opened.durability
@@ -111,22 +113,31 @@ class RemoteSpaceCore:
     def observe_frame(self, frame: bytes, timeout_ms: int) -> tuple[int, int]:
         """The same of a frame."""
         fits(frame, self.message_bytes_max)
-        request = pb.PutObservationsRequest(
-            space=self.name, frame=frame_pb2.Frame.FromString(frame), timeout_ms=timeout_ms
-        )
+        try:
+            parsed = frame_pb2.Frame.FromString(frame)
+        except Exception:
+            raise InvalidArgument("malformed frame: not protobuf", field="frame", index=None) from None
+        request = pb.PutObservationsRequest(space=self.name, space_id=self.id, frame=parsed, timeout_ms=timeout_ms)
         seconds = SECONDS + timeout_ms / 1000
         answer = self._link.unary("PutObservations", request, pb.PutObservationsResponse, seconds)
         return answer.first_memory_id, answer.count
 
+    def open(self, priority: str, resume: str | None, acknowledged: int | None) -> pb.Open:
+        """How a stream begins."""
+        if resume == "":  # on the wire it would mean a new one
+            raise InvalidArgument("not a session token of this directory", field="resume", index=None)
+        return pb.Open(
+            space=self.name, space_id=self.id, priority=priority, token=resume or "", acknowledged=acknowledged
+        )
+
     def session(self, priority: str, resume: str | None, acknowledged: int | None, timeout_ms: int) -> RemoteSession:
         """Open a session, or attach to one."""
-        asked = pb.Open(
-            space=self.name, priority=priority, token=resume or "", acknowledged=acknowledged, absorbed=True
-        )
+        asked = self.open(priority, resume, acknowledged)
+        asked.absorbed = True
         return RemoteSession.open(self._link, self._levels, asked, self.message_bytes_max)
 
     def _forget(self, timeout_ms: int, **which: Any) -> int:
-        request = pb.ForgetRequest(space=self.name, timeout_ms=timeout_ms, **which)
+        request = pb.ForgetRequest(space=self.name, space_id=self.id, timeout_ms=timeout_ms, **which)
         # A purge waits for snapshots, and rewrites files.
         seconds = None if request.purge else SECONDS + timeout_ms / 1000
         return self._link.unary("Forget", request, pb.ForgetResponse, seconds).count
@@ -148,14 +159,15 @@ class RemoteSpaceCore:
 
     def set_quota(self, memories: int, bytes: int) -> None:
         """Limit it."""
-        request = pb.SetQuotaRequest(space=self.name, memories=memories, bytes=bytes)
+        request = pb.SetQuotaRequest(space=self.name, space_id=self.id, memories=memories, bytes=bytes)
         self._link.unary("SetQuota", request, pb.SetQuotaResponse)
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def _view(self, at: At) -> pb.View:
         pin, moment, condition = at
-        view = pb.View(space=self.name, snapshot="" if pin is None else str(pin[0]), where=where_out(condition))
+        lease = "" if pin is None else str(pin[0])
+        view = pb.View(space=self.name, space_id=self.id, snapshot=lease, where=where_out(condition))
         if moment is not None:
             setattr(view, *moment)
         return view
@@ -210,8 +222,8 @@ class RemoteSpaceCore:
             how=self._how(how),
         )
         answer = self._link.unary("RecallBatch", request, pb.RecallBatchResponse, None)
-        ids = np.frombuffer(answer.ids, dtype="<u8").astype(np.uint64).reshape(len(cues), -1)
-        scores = np.frombuffer(answer.scores, dtype="<f4").astype(np.float32).reshape(len(cues), -1)
+        ids = np.frombuffer(answer.ids, dtype="<u8").astype(np.uint64).reshape(len(cues), k)
+        scores = np.frombuffer(answer.scores, dtype="<f4").astype(np.float32).reshape(len(cues), k)
         return 0, ids, scores
 
     def _got(self, request: pb.GetRequest) -> RemoteMemory | None:
@@ -242,7 +254,7 @@ class RemoteSpaceCore:
 
     def pin(self) -> tuple[str, int]:
         """A lease on what is visible now, and its generation."""
-        request = pb.OpenSnapshotRequest(space=self.name)
+        request = pb.OpenSnapshotRequest(space=self.name, space_id=self.id)
         answer = self._link.unary("OpenSnapshot", request, pb.OpenSnapshotResponse)
         return answer.snapshot, answer.generation
 
@@ -255,13 +267,13 @@ class RemoteSpaceCore:
 
     def wait_absorbed(self, timeout_ms: int) -> int:
         """Wait until the graph answers for everything."""
-        request = pb.WaitAbsorbedRequest(space=self.name, timeout_ms=timeout_ms)
+        request = pb.WaitAbsorbedRequest(space=self.name, space_id=self.id, timeout_ms=timeout_ms)
         seconds = SECONDS + timeout_ms / 1000
         return self._link.unary("WaitAbsorbed", request, pb.WaitAbsorbedResponse, seconds).generation
 
     def quarantined(self) -> builtins.list[tuple[int, int, int, int, str, str]]:
         """Batches that could not be applied."""
-        request = pb.QuarantinedRequest(space=self.name)
+        request = pb.QuarantinedRequest(space=self.name, space_id=self.id)
         return [
             (q.first_memory_id, q.count, q.quarantined_at, q.first_sequence, q.reason, q.path)
             for q in self._link.unary("Quarantined", request, pb.QuarantinedResponse).batches
@@ -269,11 +281,13 @@ class RemoteSpaceCore:
 
     def read_quarantined(self, memory_id: int) -> builtins.list[RemoteMemory]:
         """What one holds."""
-        request = pb.QuarantinedRequest(space=self.name, memory_id=memory_id)
+        if not memory_id:  # on the wire it would mean none
+            raise NotFound("g0 in quarantine not found")
+        request = pb.QuarantinedRequest(space=self.name, space_id=self.id, memory_id=memory_id)
         return [RemoteMemory(m) for m in self._link.unary("Quarantined", request, pb.QuarantinedResponse).memories]
 
     def stats(self) -> dict[str, Any]:
         """Figures."""
-        answer = self._link.unary("Stats", pb.StatsRequest(space=self.name), pb.StatsResponse)
+        answer = self._link.unary("Stats", pb.StatsRequest(space=self.name, space_id=self.id), pb.StatsResponse)
         figures: dict[str, Any] = json.loads(answer.stats)
         return figures

@@ -23,6 +23,7 @@ FRAME_BYTES = 256 << 10
 FRAME_SECONDS = 0.005
 _FLUSH_SECONDS = 10.0
 _CLOSE_SECONDS = 30.0  # after an error, or Ctrl-C
+_ANSWER_SECONDS = 2.0
 _AGAIN_SECONDS = 0.1
 
 #: Called with the stream after acknowledgements.
@@ -236,6 +237,10 @@ class ObserveStream:
         """
         self._link.check()
         columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
+        opened = self._flow.opened
+        # Before any is taken. A frame of several is cut far below it.
+        for row in columns.larger(opened.dim, self._frame_bytes):
+            fits(encode_frame(columns.arguments(row), opened.dim, opened.metric, False), self._message_bytes_max)
         with self._order:
             return self._observe_batch(columns, timeout)
 
@@ -246,7 +251,6 @@ class ObserveStream:
             if not len(rows):
                 continue
             frame = encode_frame(columns.arguments(rows), opened.dim, opened.metric, False)
-            fits(frame, self._message_bytes_max)
             self.wait_room(timeout)
             with self._lock:
                 self._check()
@@ -266,10 +270,12 @@ class ObserveStream:
         seconds = _seconds(timeout)
         with self._lock:
             self._cut()
+        # What was cut just now is submitted first: callbacks of the loop run in order.
+        await asyncio.sleep(0)
+        if self._flow.is_settled:
+            seconds = None  # there is nothing to wait for
         try:
             async with asyncio.timeout(seconds):
-                # What was cut just now is submitted first: callbacks of the loop run in order.
-                await asyncio.sleep(0)
                 await self._flow.settled()
         except TimeoutError:
             raise Timeout("not everything is acknowledged yet; it goes on") from None
@@ -286,7 +292,8 @@ class ObserveStream:
             self._over = True
         try:
             self._link.call(self.settling(timeout))
-            self._link.call(self._end(_CLOSE_SECONDS if timeout is None else timeout))
+            # Everything is acknowledged: only the answer is on its way.
+            self._link.call(self._end(_CLOSE_SECONDS if timeout is None else max(timeout, _ANSWER_SECONDS)))
         except BaseException:
             # Closed or not, nobody speaks here any more; the token goes on.
             self._link.call(self._flow.detach())

@@ -172,7 +172,7 @@ class Connection:
     @classmethod
     async def open(cls, service: Service, asked: pb.Open) -> Connection:
         """Begin with what the peer asked for. Raises what `Space.session` does."""
-        space, hub = service.engine.space(asked.space), service.hub
+        space, hub = service.space(asked), service.hub
         if asked.again and not (asked.speaker and asked.token):
             text = "`again` goes with the token, and the `speaker` that spoke before"
             raise InvalidArgument(text, field="again", index=None)

@@ -210,6 +210,7 @@ class GrpcServer:
     async def stop(self, drain_seconds: float) -> None:
         """Take no new calls; end streams when what they sent is acknowledged; then GOAWAY."""
         await self._health.enter_graceful_shutdown()
+        self._service.leave()
         stopping = asyncio.create_task(self._server.stop(drain_seconds))
         await asyncio.sleep(0)
         connections = [*self._connections]

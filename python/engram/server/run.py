@@ -9,9 +9,10 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from engram import _engine
+from engram._convert import directory, duration
 from engram._engine import Engine
 from engram._exceptions import InvalidArgument
 from engram.server.grpc import GrpcServer
@@ -70,6 +71,8 @@ class Server:
             settings = self.settings
             engine = _engine.open(settings.data, durability=settings.durability, limits=settings.limits)
             log.info("recovered", data=str(settings.data), spaces=len(engine.spaces()), **engine.report)
+        else:
+            engine.spaces()  # `Closed`, if it is
         self._on_loop(self._begin(engine)).result()
 
     async def _begin(self, engine: Engine) -> None:
@@ -97,13 +100,19 @@ class Server:
         drain : float, optional
             Seconds for that; by default `drain_seconds` of the settings. What was acknowledged is safe in any case.
             In a fork nothing is done.
+
+        Raises
+        ------
+        InvalidArgument
+            No such time.
         """
         if self._pid != os.getpid():
             return  # a fork has neither its threads nor its connections
+        seconds = self.settings.drain_seconds if drain is None else duration("drain", drain)
         with self._stopping:
             if self._stopped.is_set():
                 return
-            engine = self._on_loop(self._finish(self.settings.drain_seconds if drain is None else drain)).result()
+            engine = self._on_loop(self._finish(seconds)).result()
             self._end()
             log.info("stopped", url=self.url)
             if engine is not None and self._given is None:
@@ -163,15 +172,22 @@ def serve(
         A bad setting; an address that is not loopback, or is in use.
     Locked, Corrupted, UnsupportedVersion, PermissionDenied, StorageError
         As for `open`.
+    Closed
+        The engine is.
     """
     engine = engine_or_path if isinstance(engine_or_path, Engine) else None
+    path = None if isinstance(engine_or_path, Engine | None) else Path(directory(engine_or_path))
     if settings is None:
-        path = None if isinstance(engine_or_path, Engine | None) else Path(os.fspath(engine_or_path))
         settings = Settings.read(grpc=grpc, **{"data": path, **more} if path else more)
         if engine_or_path is None:
             settings = settings.model_copy(update={"data": more.get("data")})
-    elif grpc is not None or more:
-        raise InvalidArgument("give settings, or single ones, not both", field="settings", index=None)
+    elif not isinstance(cast(Any, settings), Settings) or grpc is not None or more:
+        raise InvalidArgument("give `Settings`, or single ones, not both", field="settings", index=None)
+    elif path is not None:
+        if settings.data not in (None, path):
+            text = f"the settings say {settings.data}, not {path}: give one of them"
+            raise InvalidArgument(text, field="data", index=None)
+        settings = settings.model_copy(update={"data": path})
     server = Server(settings, engine)
     try:
         server._recover()

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 
 from engram._convert import SECONDS_MAX, OnOverload
 from engram._engine import Cancel, Engine
-from engram._exceptions import InvalidArgument, SnapshotExpired, Timeout, TooLarge, Unavailable
+from engram._exceptions import InvalidArgument, NotFound, SnapshotExpired, Timeout, TooLarge, Unavailable
 from engram._reads import Reads, Snapshot
 from engram._space import Space
 from engram.server.hub import Hub
@@ -31,7 +31,7 @@ from engram.v1 import service_pb2 as pb
 
 _T = TypeVar("_T")
 
-_SNAPSHOT_SECONDS = 600  # the engine has let it go by then
+_LOOKED_AT_MIN = 64  # snapshots
 _LIST_MAX = 256
 _ABSORB_SLICE = 0.2
 _DURABILITY = {
@@ -51,8 +51,12 @@ class Service:
             "read": ThreadPoolExecutor(settings.read_threads, "engram-read"),
             "write": ThreadPoolExecutor(settings.write_threads, "engram-write"),
             "slow": ThreadPoolExecutor(settings.slow_threads, "engram-slow"),
+            # Apart: a purge waits for snapshots.
+            "purge": ThreadPoolExecutor(settings.slow_threads, "engram-purge"),
         }
-        self._snapshots: dict[str, tuple[Snapshot, float]] = {}
+        self._snapshots: dict[str, tuple[Snapshot, Space]] = {}
+        self._looked_at = _LOOKED_AT_MIN
+        self._leaving = asyncio.Event()
 
     @property
     def engine(self) -> Engine:
@@ -96,13 +100,32 @@ class Service:
             return await self._wait_absorbed(request)
         pool, call = UNARY[method]
         if getattr(request, "purge", False):
-            pool = "slow"
+            pool = "purge"
         return await self.on_pool(pool, partial(call, self, request))
+
+    def leave(self) -> None:
+        """Whoever only listens is to go; on the loop."""
+        self._leaving.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait; `Unavailable` as soon as the server ends."""
+        try:
+            await asyncio.wait_for(self._leaving.wait(), seconds)
+        except TimeoutError:
+            return
+        raise Unavailable("the server is stopping")
 
     def close(self) -> None:
         """Take no more calls."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def space(self, request: Any) -> Space:
+        """Return the space that is meant: by its name, and by its id if the peer knows that."""
+        space = self.engine.space(request.space)
+        if request.space_id not in (0, space._core.id):
+            raise NotFound(f'space "{request.space}" (dropped) not found')
+        return space
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -112,23 +135,25 @@ class Service:
 
     def _reads(self, view: pb.View) -> Reads:
         if not view.snapshot:
-            return self.engine.space(view.space)
-        held = self._snapshots.get(view.snapshot)
-        if held is None:
-            raise SnapshotExpired("the snapshot was released, or is over ten minutes old; open a new one")
-        return held[0]
+            return self.space(view)
+        snapshot, space = self._snapshots.get(view.snapshot, (None, None))
+        if snapshot is None or space is None:
+            raise SnapshotExpired("the snapshot was released, or has expired; open a new one")
+        if view.space != space.name or view.space_id not in (0, space._core.id):
+            raise InvalidArgument("the snapshot is of another space", field="snapshot", index=None)
+        return snapshot
 
     def recall_batch(self, request: pb.RecallBatchRequest) -> pb.RecallBatchResponse:
         """Ids and scores of the nearest to each of many cues."""
         reads, which = self.reads(request.view)
         flat = vectors_in("vectors", request.vectors)
-        if not request.count or len(flat) % request.count:
+        if len(flat) % request.count if request.count else len(flat):
             text = f"{len(flat)} components are not {request.count} vectors"
             raise InvalidArgument(text, field="vectors", index=None)
         size = request.count * request.k * 12
         if size > self.settings.message_bytes_max:
             raise TooLarge(f"the answer would take {size} bytes; ask for fewer at once", field="k", index=None)
-        cues = flat.reshape(request.count, -1)
+        cues = flat.reshape(request.count, -1) if request.count else flat.reshape(0, self.space(request.view).dim)
         how = how_in(request.how)
         ids, scores = reads.recall_batch(cues, request.k, threads=request.how.threads or 1, **which, **how)
         return pb.RecallBatchResponse(
@@ -173,17 +198,23 @@ class Service:
 
     def open_snapshot(self, request: pb.OpenSnapshotRequest) -> pb.OpenSnapshotResponse:
         """Pin what is visible now."""
-        now = time.monotonic()
-        for name, (_, opened) in [*self._snapshots.items()]:
-            if now - opened > _SNAPSHOT_SECONDS:
-                self._snapshots.pop(name, None)
+        if len(self._snapshots) >= min(self._looked_at * 2, self.settings.snapshots_max):
+            self._forget_expired()
         if len(self._snapshots) >= self.settings.snapshots_max:
             text = f"{len(self._snapshots)} snapshots are open; release some"
             raise TooLarge(text, field="snapshot", index=None)
-        snapshot = self.engine.space(request.space).snapshot()
+        space = self.space(request)
+        snapshot = space.snapshot()
         name = secrets.token_urlsafe(16)
-        self._snapshots[name] = (snapshot, now)
+        self._snapshots[name] = (snapshot, space)
         return pb.OpenSnapshotResponse(snapshot=name, generation=snapshot.generation)
+
+    def _forget_expired(self) -> None:
+        for name, (snapshot, _) in [*self._snapshots.items()]:
+            if not snapshot._lives():
+                self._snapshots.pop(name, None)
+        # Again when there are twice as many: looking costs a constant a snapshot.
+        self._looked_at = max(_LOOKED_AT_MIN, len(self._snapshots))
 
     def release_snapshot(self, request: pb.ReleaseSnapshotRequest) -> pb.ReleaseSnapshotResponse:
         """Let it go; twice is fine."""
@@ -196,7 +227,7 @@ class Service:
 
     def put_observations(self, request: pb.PutObservationsRequest) -> pb.PutObservationsResponse:
         """Store observations, all or nothing."""
-        space = self.engine.space(request.space)
+        space = self.space(request)
         seconds = min(request.timeout_ms / 1000, SECONDS_MAX)
         wait: OnOverload = "wait" if request.timeout_ms else "raise"
         ack = space.observe_frame(request.frame.SerializeToString(), on_overload=wait, timeout=seconds)
@@ -206,7 +237,7 @@ class Service:
 
     def forget(self, request: pb.ForgetRequest) -> pb.ForgetResponse:
         """Forget by ids, key or condition."""
-        space = self.engine.space(request.space)
+        space = self.space(request)
         wait: OnOverload = "wait" if request.timeout_ms else "raise"
         count = space.forget(
             np.array(request.memory_ids, dtype=np.uint64) if request.memory_ids else None,
@@ -229,6 +260,7 @@ class Service:
             dim=space.dim,
             metric=space.metric,
             durability=space.durability,
+            id=space._core.id,
             limits={**self.engine.limits, "message_bytes_max": self.settings.message_bytes_max},
         )
 
@@ -243,7 +275,7 @@ class Service:
 
     def set_quota(self, request: pb.SetQuotaRequest) -> pb.SetQuotaResponse:
         """Limit a space."""
-        space = self.engine.space(request.space)
+        space = self.space(request)
         space.set_quota(memories=request.memories or None, bytes=request.bytes or None)
         return pb.SetQuotaResponse()
 
@@ -252,19 +284,21 @@ class Service:
         until = time.monotonic() + request.timeout_ms / 1000
         while True:
             left = until - time.monotonic()
-            space: Space = self.engine.space(request.space)
+            space = self.space(request)
+            wait = partial(space.wait_absorbed, timeout=max(0.0, min(left, _ABSORB_SLICE)))
             try:
-                wait = partial(space.wait_absorbed, timeout=max(0.0, min(left, _ABSORB_SLICE)))
-                await self.on_pool("slow", wait)
+                # There may be no thread for it in time.
+                await asyncio.wait_for(self.on_pool("slow", wait), max(left, 0.0) + _ABSORB_SLICE)
                 break
-            except Timeout:
-                if left <= 0:
-                    raise
+            except TimeoutError as error:
+                if left <= 0 or not isinstance(error, Timeout):
+                    text = "the graph does not answer for everything yet"
+                    raise error if isinstance(error, Timeout) else Timeout(text) from None
         return pb.WaitAbsorbedResponse(generation=space.stats()["absorbed_generation"])
 
     def quarantined(self, request: pb.QuarantinedRequest) -> pb.QuarantinedResponse:
         """What could not be applied."""
-        space = self.engine.space(request.space)
+        space = self.space(request)
         kept = space.read_quarantined(request.memory_id) if request.memory_id else []
         batches = [
             pb.QuarantinedResponse.Batch(
@@ -286,10 +320,10 @@ class Service:
         self.engine.checkpoint()
         return pb.CheckpointResponse()
 
-    def stats(self, request: pb.StatsRequest | pb.WatchStatsRequest) -> pb.StatsResponse:
+    def stats(self, request: pb.StatsRequest) -> pb.StatsResponse:
         """Figures of a space, or the engine."""
         if request.space:
-            figures = self.engine.space(request.space).stats()
+            figures = self.space(request).stats()
         else:
             figures = {**self.engine.stats(), "report": self.engine.report}
         return pb.StatsResponse(stats=json.dumps(figures, default=str))

@@ -32,8 +32,8 @@ class Settings(BaseSettings):
     drain_seconds : float
         What a stop waits for.
     read_threads, write_threads, slow_threads : int
-        Calls under way at once: recalls, and as many other reads; observations and spaces; purges and checkpoints.
-        Streams need none.
+        Calls under way at once: recalls, and as many other reads; observations and spaces; checkpoints, and
+        as many purges. Streams need none.
     message_bytes_max : int
         Of one message either way.
     metadata_bytes_max : int
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
             return cls(**{name: value for name, value in in_file.items() if name not in from_environment}, **given)
         except OSError as error:
             raise InvalidArgument(f"{file}: {error.strerror}", field="config", index=None) from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidArgument(f"{file} is not TOML: {error}", field="config", index=None) from None
         except ValidationError as error:
             first = error.errors()[0]

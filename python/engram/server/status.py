@@ -10,11 +10,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from engram._exceptions import GRPC, EngramError
+from engram._exceptions import GRPC, EngramError, fields_of
 from engram.server.log import log
 
 DETAILS = "grpc-status-details-bin"
 DOMAIN = "engram"
+# A message goes out twice, once with each byte as three.
+_TEXT_BYTES = 1_000
+_FIELD_BYTES = 300
 
 
 def code_of(error: EngramError) -> grpc.StatusCode:
@@ -22,15 +25,24 @@ def code_of(error: EngramError) -> grpc.StatusCode:
     return grpc.StatusCode[GRPC[error.code]]
 
 
+def short(text: str, bytes_max: int) -> str:
+    """Return as much of a text as a status may carry: gRPC drops one that is too large, and what went wrong with it."""
+    whole = text.encode(errors="replace")
+    return text if len(whole) <= bytes_max else whole[:bytes_max].decode(errors="ignore") + " …"
+
+
 def details_of(error: EngramError) -> bytes:
     """Return the rich form of an error."""
-    fields = {name: json.dumps(value, default=str) for name, value in vars(error).items() if name != "message"}
+    fields = {
+        name: json.dumps(short(value, _FIELD_BYTES) if isinstance(value, str) else value, default=str)
+        for name, value in fields_of(error).items()
+    }
     info = ErrorInfo(reason=error.code, domain=DOMAIN, metadata=fields)
     details: list[ErrorInfo | RetryInfo] = [info]
     retry_ms = getattr(error, "retry_after_ms", None)
     if retry_ms is not None:
         details.append(RetryInfo(retry_delay=Duration(seconds=retry_ms // 1000, nanos=retry_ms % 1000 * 1_000_000)))
-    status = Status(code=code_of(error).value[0], message=error.message)
+    status = Status(code=code_of(error).value[0], message=short(error.message, _TEXT_BYTES))
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
@@ -42,6 +54,7 @@ def details_of(error: EngramError) -> bytes:
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: BaseException) -> None:
     """End a call with an error; never returns."""
     if isinstance(error, EngramError):
-        await context.abort(code_of(error), error.message, ((DETAILS, details_of(error)),))
+        text = short(error.message, _TEXT_BYTES)
+        await context.abort(code_of(error), text, ((DETAILS, details_of(error)),))
     log.error("a call failed", exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: this is a bug, please report it")

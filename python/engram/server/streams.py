@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -52,7 +51,8 @@ async def watch(service: Service, request: pb.WatchStatsRequest) -> AsyncIterato
     if interval < _INTERVAL_MS_MIN:
         text = f"interval_ms is {interval}; at least {_INTERVAL_MS_MIN}"
         raise InvalidArgument(text, field="interval_ms", index=None)
+    asked = pb.StatsRequest(space=request.space)
     while True:
-        answer = await service.on_pool("read", partial(service.stats, request))
+        answer = await service.on_pool("read", partial(service.stats, asked))
         yield answer.SerializeToString()
-        await asyncio.sleep(interval / 1000)
+        await service.pause(interval / 1000)

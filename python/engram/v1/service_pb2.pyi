@@ -24,7 +24,7 @@ class ObserveRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., frame: _Optional[_Union[_frame_pb2.Frame, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("space", "priority", "token", "acknowledged", "absorbed", "speaker", "again")
+    __slots__ = ("space", "priority", "token", "acknowledged", "absorbed", "speaker", "again", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class Open(_message.Message):
     ABSORBED_FIELD_NUMBER: _ClassVar[int]
     SPEAKER_FIELD_NUMBER: _ClassVar[int]
     AGAIN_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
     priority: str
     token: str
@@ -39,7 +40,8 @@ class Open(_message.Message):
     absorbed: bool
     speaker: int
     again: bool
-    def __init__(self, space: _Optional[str] = ..., priority: _Optional[str] = ..., token: _Optional[str] = ..., acknowledged: _Optional[int] = ..., absorbed: bool = ..., speaker: _Optional[int] = ..., again: bool = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., priority: _Optional[str] = ..., token: _Optional[str] = ..., acknowledged: _Optional[int] = ..., absorbed: bool = ..., speaker: _Optional[int] = ..., again: bool = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class Pause(_message.Message):
     __slots__ = ()
@@ -130,14 +132,16 @@ class Leaving(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class PutObservationsRequest(_message.Message):
-    __slots__ = ("space", "frame", "timeout_ms")
+    __slots__ = ("space", "frame", "timeout_ms", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
     frame: _frame_pb2.Frame
     timeout_ms: int
-    def __init__(self, space: _Optional[str] = ..., frame: _Optional[_Union[_frame_pb2.Frame, _Mapping]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., frame: _Optional[_Union[_frame_pb2.Frame, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class PutObservationsResponse(_message.Message):
     __slots__ = ("first_memory_id", "count", "durability")
@@ -150,18 +154,20 @@ class PutObservationsResponse(_message.Message):
     def __init__(self, first_memory_id: _Optional[int] = ..., count: _Optional[int] = ..., durability: _Optional[_Union[_frame_pb2.Durability, str]] = ...) -> None: ...
 
 class View(_message.Message):
-    __slots__ = ("space", "snapshot", "generation", "time", "where")
+    __slots__ = ("space", "snapshot", "generation", "time", "where", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     WHERE_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
     snapshot: str
     generation: int
     time: int
     where: str
-    def __init__(self, space: _Optional[str] = ..., snapshot: _Optional[str] = ..., generation: _Optional[int] = ..., time: _Optional[int] = ..., where: _Optional[str] = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., snapshot: _Optional[str] = ..., generation: _Optional[int] = ..., time: _Optional[int] = ..., where: _Optional[str] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class How(_message.Message):
     __slots__ = ("exact", "ef", "target_recall", "settled_within_ms", "threads")
@@ -308,10 +314,12 @@ class HistoryRequest(_message.Message):
     def __init__(self, view: _Optional[_Union[View, _Mapping]] = ..., key: _Optional[str] = ...) -> None: ...
 
 class OpenSnapshotRequest(_message.Message):
-    __slots__ = ("space",)
+    __slots__ = ("space", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
-    def __init__(self, space: _Optional[str] = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class OpenSnapshotResponse(_message.Message):
     __slots__ = ("snapshot", "generation")
@@ -332,20 +340,22 @@ class ReleaseSnapshotResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ForgetRequest(_message.Message):
-    __slots__ = ("space", "memory_ids", "key", "where", "purge", "timeout_ms")
+    __slots__ = ("space", "memory_ids", "key", "where", "purge", "timeout_ms", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_IDS_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     WHERE_FIELD_NUMBER: _ClassVar[int]
     PURGE_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
     memory_ids: _containers.RepeatedScalarFieldContainer[int]
     key: str
     where: str
     purge: bool
     timeout_ms: int
-    def __init__(self, space: _Optional[str] = ..., memory_ids: _Optional[_Iterable[int]] = ..., key: _Optional[str] = ..., where: _Optional[str] = ..., purge: bool = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., memory_ids: _Optional[_Iterable[int]] = ..., key: _Optional[str] = ..., where: _Optional[str] = ..., purge: bool = ..., timeout_ms: _Optional[int] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class ForgetResponse(_message.Message):
     __slots__ = ("count",)
@@ -366,7 +376,7 @@ class CreateSpaceRequest(_message.Message):
     def __init__(self, space: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[str] = ..., durability: _Optional[str] = ...) -> None: ...
 
 class SpaceResponse(_message.Message):
-    __slots__ = ("space", "dim", "metric", "durability", "limits")
+    __slots__ = ("space", "dim", "metric", "durability", "limits", "id")
     class LimitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -379,12 +389,14 @@ class SpaceResponse(_message.Message):
     METRIC_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     space: str
     dim: int
     metric: str
     durability: str
     limits: _containers.ScalarMap[str, int]
-    def __init__(self, space: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[str] = ..., durability: _Optional[str] = ..., limits: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    id: int
+    def __init__(self, space: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[str] = ..., durability: _Optional[str] = ..., limits: _Optional[_Mapping[str, int]] = ..., id: _Optional[int] = ...) -> None: ...
 
 class ListSpacesRequest(_message.Message):
     __slots__ = ()
@@ -407,26 +419,30 @@ class DropSpaceResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SetQuotaRequest(_message.Message):
-    __slots__ = ("space", "memories", "bytes")
+    __slots__ = ("space", "memories", "bytes", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
     MEMORIES_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
     memories: int
     bytes: int
-    def __init__(self, space: _Optional[str] = ..., memories: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., memories: _Optional[int] = ..., bytes: _Optional[int] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class SetQuotaResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class WaitAbsorbedRequest(_message.Message):
-    __slots__ = ("space", "timeout_ms")
+    __slots__ = ("space", "timeout_ms", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
     timeout_ms: int
-    def __init__(self, space: _Optional[str] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class WaitAbsorbedResponse(_message.Message):
     __slots__ = ("generation",)
@@ -435,12 +451,14 @@ class WaitAbsorbedResponse(_message.Message):
     def __init__(self, generation: _Optional[int] = ...) -> None: ...
 
 class QuarantinedRequest(_message.Message):
-    __slots__ = ("space", "memory_id")
+    __slots__ = ("space", "memory_id", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
     MEMORY_ID_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
     memory_id: int
-    def __init__(self, space: _Optional[str] = ..., memory_id: _Optional[int] = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., memory_id: _Optional[int] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class QuarantinedResponse(_message.Message):
     __slots__ = ("batches", "memories")
@@ -474,10 +492,12 @@ class CheckpointResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class StatsRequest(_message.Message):
-    __slots__ = ("space",)
+    __slots__ = ("space", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
-    def __init__(self, space: _Optional[str] = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class WatchStatsRequest(_message.Message):
     __slots__ = ("space", "interval_ms")

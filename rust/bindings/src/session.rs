@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use engram_core::engine::{Engine, Hears, Saying, Spoken};
+use engram_core::engine::{Engine, Hears, Saying, Spoken, TakeUp};
 use engram_core::error::Error;
 use engram_core::records::FrameView;
-use engram_core::session::Known;
+use engram_core::session::{Claim, Known};
 use engram_core::store::{self, Speaker};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -77,6 +77,22 @@ impl Drop for Session {
         if let Ok(engine) = self.shared.engine() {
             engine.core().detach(&self.inner, self.epoch);
         }
+    }
+}
+
+impl Session {
+    /// Opens one, or attaches to it.
+    pub(crate) fn take_up(
+        py: Python<'_>,
+        (shared, space): (&Arc<Shared>, &Arc<store::Space>),
+        how: &TakeUp<'_>,
+        claim: Claim,
+        timeout_ms: u64,
+    ) -> PyResult<Self> {
+        let (engine, signals) = (shared.engine()?, Signals::default());
+        let taken = py.detach(|| engine.take_up(space, (how, claim), "", timeout_ms, &|| signals.look()));
+        let (inner, attached) = signals.raise(taken)?;
+        Ok(Self { shared: Arc::clone(shared), space: Arc::clone(space), inner, epoch: attached.epoch })
     }
 }
 

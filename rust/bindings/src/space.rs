@@ -42,8 +42,7 @@ impl Space {
     }
 
     fn forget(&self, py: Python<'_>, wanted: Wanted, purge: bool, timeout_ms: u64) -> PyResult<Forgotten> {
-        let engine = self.shared.engine()?;
-        let signals = Signals::default();
+        let (engine, signals) = (self.shared.engine()?, Signals::default());
         let outcome = py.detach(|| {
             let ticket = engine.submit_forget(&self.inner, wanted, purge, timeout_ms, &|| signals.look())?;
             signals.wait(&ticket)
@@ -57,6 +56,12 @@ impl Space {
     #[getter]
     fn name(&self) -> &str {
         &self.inner.options.name
+    }
+
+    /// Tells it from another that had its name, or has it now.
+    #[getter]
+    fn id(&self) -> u64 {
+        self.inner.options.id.0
     }
 
     #[getter]
@@ -99,19 +104,10 @@ impl Space {
         timeout_ms: u64,
         claim: Option<(u64, bool)>,
     ) -> PyResult<Session> {
-        let engine = self.shared.engine()?;
         let claim = claim.map_or_else(Claim::default, |(speaker, again)| Claim { speaker, again });
-        let priority = Priority::parse(priority).or_raise()?;
-        let signals = Signals::default();
-        let taken = py.detach(|| {
-            let how = match &resume {
-                Some(token) => TakeUp::Attach(token, acknowledged),
-                None => TakeUp::Open(priority),
-            };
-            engine.take_up(&self.inner, (&how, claim), "", timeout_ms, &|| signals.look())
-        });
-        let (inner, attached) = signals.raise(taken)?;
-        Ok(Session { shared: Arc::clone(&self.shared), space: Arc::clone(&self.inner), inner, epoch: attached.epoch })
+        let new = TakeUp::Open(Priority::parse(priority).or_raise()?);
+        let how = resume.as_ref().map_or(new, |token| TakeUp::Attach(token, acknowledged));
+        Session::take_up(py, (&self.shared, &self.inner), &how, claim, timeout_ms)
     }
 
     /// Generation, up to which all is absorbed, how far that is behind in microseconds, and the hits.
@@ -217,14 +213,12 @@ impl Space {
 
     #[pyo3(signature = (key, purge, timeout_ms))]
     fn forget_key(&self, py: Python<'_>, key: String, purge: bool, timeout_ms: u64) -> PyResult<u32> {
-        let mut count = 0;
-        loop {
+        let (mut count, mut more) = (0, true);
+        while more {
             let forgotten = self.forget(py, Wanted::Key(key.clone()), purge, timeout_ms)?;
-            count += forgotten.count;
-            if !forgotten.more {
-                return Ok(count);
-            }
+            (count, more) = (count + forgotten.count, forgotten.more);
         }
+        Ok(count)
     }
 
     /// How many died, and whether that was all: one call names a limited number.
@@ -248,16 +242,14 @@ impl Space {
     /// Removes the bytes of what was forgotten with `purge`.
     #[pyo3(signature = (timeout_ms))]
     fn finish_purge(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {
-        let engine = self.shared.engine()?;
-        let signals = Signals::default();
+        let (engine, signals) = (self.shared.engine()?, Signals::default());
         let finished = py.detach(|| engine.finish_purge(&self.inner, timeout_ms, &|| signals.look()));
         signals.raise(finished)
     }
 
     #[pyo3(signature = (memories, bytes))]
     fn set_quota(&self, py: Python<'_>, memories: u64, bytes: u64) -> PyResult<()> {
-        let engine = self.shared.engine()?;
-        let signals = Signals::default();
+        let (engine, signals) = (self.shared.engine()?, Signals::default());
         let set = py.detach(|| engine.set_quota(&self.inner, Quota { memories, bytes }, &|| signals.look()));
         signals.raise(set)
     }
@@ -290,11 +282,19 @@ impl Space {
         Ok((pin.id, pin.generation.0))
     }
 
+    /// Whether a snapshot may be looked at still.
+    fn pinned(&self, id: u64) -> PyResult<bool> {
+        let pin = store::Snapshot { id, generation: Generation(0) };
+        Ok(self.shared.engine()?.core().is_pinned(&self.inner, pin))
+    }
+
     fn release(&self, id: u64) {
         self.inner.pins.release(store::Snapshot { id, generation: Generation(0) });
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        space_stats(py, self.shared.engine()?.core().space_stats(&self.inner))
+        let core = self.shared.engine()?.core();
+        core.readable(&self.inner).or_raise()?;
+        space_stats(py, core.space_stats(&self.inner))
     }
 }

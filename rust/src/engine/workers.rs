@@ -169,7 +169,7 @@ impl Engine {
         let (wanted, until) = (space.watermark(), self.core.after_ms(timeout_ms));
         let mut looked = 0_u64;
         loop {
-            self.core.check_open()?;
+            self.core.readable(space)?;
             if let Some(error) = space.index_error() {
                 return Err(error.clone());
             }

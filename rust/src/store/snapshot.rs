@@ -15,6 +15,13 @@ struct Pin {
     used: u64,
 }
 
+impl Pin {
+    fn counts(&self, now: u64, config: &Config) -> bool {
+        let ms = |since: u64| now.saturating_sub(since) / MILLI;
+        ms(self.used) <= config.snapshot_idle_ms_max && ms(self.made) <= config.snapshot_age_ms_max
+    }
+}
+
 /// A pinned watermark of one space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -38,8 +45,7 @@ impl Pins {
         // Relaxed: only uniqueness matters.
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut live = self.live.lock();
-        let ms = |since: u64| now.saturating_sub(since) / MILLI;
-        live.retain(|_, p| ms(p.used) <= config.snapshot_idle_ms_max && ms(p.made) <= config.snapshot_age_ms_max);
+        live.retain(|_, pin| pin.counts(now, config));
         let generation = generation();
         live.insert(id, Pin { generation, made: now, used: now });
         Snapshot { id, generation }
@@ -69,9 +75,13 @@ impl Pins {
     /// The lowest generation that somebody looks at.
     pub fn oldest(&self, now: u64, config: &Config) -> Option<Generation> {
         let live = self.live.lock();
-        let ms = |since: u64| now.saturating_sub(since) / MILLI;
-        let counts = |p: &&Pin| ms(p.used) <= config.snapshot_idle_ms_max && ms(p.made) <= config.snapshot_age_ms_max;
-        live.values().filter(counts).map(|p| p.generation).min()
+        live.values().filter(|pin| pin.counts(now, config)).map(|p| p.generation).min()
+    }
+
+    /// Whether it may be looked at still; asking is no use of it.
+    pub fn holds(&self, snapshot: Snapshot, now: u64, config: &Config) -> bool {
+        let live = self.live.lock();
+        live.get(&snapshot.id).is_some_and(|pin| pin.counts(now, config))
     }
 
     pub fn release(&self, snapshot: Snapshot) {
@@ -102,6 +112,7 @@ mod tests {
         }
         assert!(pins.touch(a, 601 * second, &config).unwrap_err().to_string().contains("old"));
         let b = pins.pin(|| Generation(8), 0, &config);
+        assert!(pins.holds(b, 60 * second, &config) && !pins.holds(b, 61 * second, &config));
         assert_eq!(pins.touch(b, 61 * second, &config).unwrap_err().code(), "SNAPSHOT_EXPIRED");
         assert!(pins.touch(b, 61 * second, &config).is_err() && pins.is_empty());
         pins.pin(|| Generation(9), 0, &config);

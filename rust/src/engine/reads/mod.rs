@@ -124,7 +124,8 @@ impl Memory {
 }
 
 impl Core {
-    fn readable(&self, space: &Space) -> Result<(), Error> {
+    /// An error if nothing of the space can be asked any more.
+    pub fn readable(&self, space: &Space) -> Result<(), Error> {
         self.check_open()?;
         if space.is_fenced() {
             return Err(Error::NotFound { what: format!("space {:?} (dropped)", space.options.name) });
@@ -176,6 +177,10 @@ impl Core {
             return Err(Error::Timeout { what });
         }
         Ok(absorbed)
+    }
+
+    pub fn is_pinned(&self, space: &Space, snapshot: Snapshot) -> bool {
+        self.readable(space).is_ok() && space.pins.holds(snapshot, self.now(), &self.config)
     }
 
     pub fn pin(&self, space: &Space) -> Result<Snapshot, Error> {
