@@ -68,7 +68,7 @@ class Ingest:
         """Pass over what an earlier run has stored."""
         if self._position is None or not self._position.exists():
             return
-        token = self._position.read_text(encoding="utf-8").strip()
+        token = self._position.read_text(encoding="utf-8", errors="replace").strip()
         self._space = self._open_space(None)
         try:
             self._session = self._space.session(resume=token)
