@@ -78,6 +78,7 @@ class Flow:
         self._wants_room = False  # that is what it is held for
         self.expected = 0  # after a refusal the server passes over what begins behind it
         self._answer: asyncio.Future[int] | None = None  # to drain or close
+        self._answers = "drained"  # what answers it
         self._asking = asyncio.Lock()
         self._call: Any = None
         self._task: asyncio.Task[None] | None = None
@@ -290,7 +291,8 @@ class Flow:
             self.absorbed = max(self.absorbed, message.absorbed.through_sequence)
         elif which in ("drained", "closed"):
             self.state = "DRAINING" if which == "drained" else "CLOSED"
-            if self._answer is not None and not self._answer.done():
+            # What an earlier question was answered late is not for this one.
+            if which == self._answers and self._answer is not None and not self._answer.done():
                 self._answer.set_result(getattr(message, which).committed)
         self._wake.set()
 
@@ -419,6 +421,7 @@ class Flow:
         async with self._asking:  # answers do not say which question they are for
             if self.state == "CLOSED":
                 return self.committed
+            self._answers = "closed" if request.HasField("close") else "drained"
             self._answer = asyncio.get_running_loop().create_future()
             try:
                 await self._write(request)

@@ -304,19 +304,40 @@ with engram.connect(sys.argv[1]) as remote:
 """
 
 
-def test_ctrl_c_says_when_the_outcome_is_not_known() -> None:
-    """It was a plain KeyboardInterrupt at once, and what was under way was stored all the same."""
+@pytest.fixture
+def process() -> Iterator[tuple[str, int]]:
+    """A server that may be stopped for a while: its url and process."""
     command = [sys.executable, "-m", "engram.cli", "serve", "--json", "--grpc", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None
-            url = json.loads(server.stdout.readline())["grpc"]
-            command = [sys.executable, "-c", FROZEN, url, str(server.pid)]
-            said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-            assert said.stdout.strip() == "Interrupted", said
+            yield json.loads(server.stdout.readline())["grpc"], server.pid
         finally:
             os.kill(server.pid, signal.SIGCONT)
             server.terminate()
+
+
+def test_ctrl_c_says_when_the_outcome_is_not_known(process: tuple[str, int]) -> None:
+    """It was a plain KeyboardInterrupt at once, and what was under way was stored all the same."""
+    command = [sys.executable, "-c", FROZEN, process[0], str(process[1])]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert said.stdout.strip() == "Interrupted", said
+
+
+def test_a_late_answer_is_not_for_the_next_question(process: tuple[str, int]) -> None:
+    """A session was taken for closed when the server had only drained it."""
+    url, pid = process
+    with engram.connect(url) as remote:
+        space = remote.space("s", dim=2)
+        session = space.session()
+        session.observe("a")
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(engram.Timeout):
+            session.drain(timeout=0)
+        threading.Timer(0.3, os.kill, (pid, signal.SIGCONT)).start()
+        session._core.end(20_000)
+        with pytest.raises(engram.SessionExpired):
+            space.session(resume=session.token)
 
 
 def test_errors_of_the_command_line_say_what_they_say(tmp_path: Path) -> None:
