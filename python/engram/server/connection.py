@@ -26,6 +26,7 @@ _FRAME_TAG = b"\x12"  # field 2 of ObserveRequest, length-delimited
 _FRAMES_MAX = 256  # in flight: what the engine keeps ids of
 _IDLE_BYTES = 64 << 10
 _IDLE_BYTES_A_SECOND = 20e6
+_IDLE_FRAME_BYTES = 8 << 10  # a small frame takes the loop's time too
 _ACK_WAIT = 2.0  # for acknowledgements of what is committed
 _RETRY_MS = 100
 _UNREAD_SECONDS = 2.0  # without taking anything, a peer with too much unread is cut
@@ -252,7 +253,7 @@ class Connection:
                 self._in_flight.append((admitted, len(frame)))
                 self._in_flight_bytes += len(frame)
                 return
-        self._idle_bytes += len(frame)
+        self._idle_bytes += max(len(frame), _IDLE_FRAME_BYTES)
         if self._idle_bytes >= _IDLE_BYTES:
             await asyncio.sleep(self._idle_bytes / _IDLE_BYTES_A_SECOND)
             self._idle_bytes = 0

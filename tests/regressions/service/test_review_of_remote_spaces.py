@@ -348,3 +348,27 @@ def test_errors_of_the_command_line_say_what_they_say(tmp_path: Path) -> None:
         error = json.loads(done.stdout)["error"]
         assert (done.returncode, done.stderr, {*error}) == (2, "", {"code", "message", "field", "index"})
         assert error["code"] == "INVALID_ARGUMENT"
+
+
+def test_small_lies_are_read_slowly_too(engine: engram.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only bytes counted: thousands of frames a second that bring nothing had the loop for themselves."""
+    import grpc
+
+    from engram.server import connection
+
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    engine.space("s", dim=2)
+    with engram.serve(engine, grpc="127.0.0.1:0") as server:
+        monkeypatch.setattr(connection.asyncio, "sleep", sleep)  # type: ignore[attr-defined]
+        frame = frame_pb2.Frame(first_sequence=7, count=1, texts=["a lie"])
+        messages = [pb.ObserveRequest(open=pb.Open(space="s")), *[pb.ObserveRequest(frame=frame)] * 1_000]
+        with grpc.insecure_channel(server.url.removeprefix("grpc://")) as channel:
+            call = channel.stream_stream("/engram.v1.Engram/Observe")
+            told = [*call(message.SerializeToString() for message in messages)]
+        assert any(pb.ObserveResponse.FromString(one).HasField("fault") for one in told)
+        monkeypatch.undo()
+    assert 0.3 < sum(slept) < 3
