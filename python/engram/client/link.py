@@ -237,7 +237,15 @@ class Link:
             await asyncio.gather(*others, return_exceptions=True)
             await asyncio.sleep(_LATE_SECONDS)
 
-        asyncio.run_coroutine_threadsafe(end(), self.loop).result(timeout)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
+        ended = asyncio.run_coroutine_threadsafe(end(), self.loop)
+        try:
+            ended.result(timeout)
+        except KeyboardInterrupt:  # not half closed: see `_open`
+            with suppress(Exception):
+                ended.result(_EXIT_SECONDS)
+            raise
+        finally:
+            if ended.done():
+                self.loop.call_soon_threadsafe(self.loop.stop)
+                self._thread.join()
+                self.loop.close()

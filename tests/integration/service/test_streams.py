@@ -342,7 +342,7 @@ def test_a_client_that_does_not_read_is_cut_and_can_go_on(tmp_path_factory: pyte
             token = stream.opened.token
             begun = time.monotonic()
             while server._grpc._connections:
-                assert time.monotonic() - begun < 40, "it is not cut"
+                assert time.monotonic() - begun < 90, "it is not cut"
                 time.sleep(0.05)
             stream.reading.set()
             stream.cancel()
