@@ -1,6 +1,6 @@
 """What a hostile reading found between what a caller gives and what the engine takes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,6 @@ import numpy as np
 import pytest
 
 import engram
-
-
-@pytest.fixture(params=["embedded", "remote"])
-def space(request: pytest.FixtureRequest) -> Iterator[engram.Space]:
-    with engram.open() as engine:
-        space = engine.space("s", dim=2)
-        if request.param == "embedded":
-            yield space
-            return
-        with engram.serve(engine, grpc="127.0.0.1:0") as server, engram.connect(server.url) as remote:
-            yield remote.space("s", dim=2)
-
 
 BAD: dict[str, dict[str, Any]] = {
     "surrogate": {"texts": ["a", "\ud800", "c"]},

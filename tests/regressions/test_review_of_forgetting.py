@@ -1,22 +1,10 @@
 """What a hostile reading of forgetting and sessions found."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import engram
-
-
-@pytest.fixture(params=["embedded", "remote"])
-def space(request: pytest.FixtureRequest) -> Iterator[engram.Space]:
-    with engram.open() as engine:
-        space = engine.space("s", dim=2)
-        if request.param == "embedded":
-            yield space
-            return
-        with engram.serve(engine, grpc="127.0.0.1:0") as server, engram.connect(server.url) as remote:
-            yield remote.space("s", dim=2)
 
 
 @pytest.mark.parametrize(

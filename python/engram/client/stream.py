@@ -251,6 +251,7 @@ class ObserveStream:
             if not len(rows):
                 continue
             frame = encode_frame(columns.arguments(rows), opened.dim, opened.metric, False)
+            fits(frame, self._message_bytes_max)
             self.wait_room(timeout)
             with self._lock:
                 self._check()
