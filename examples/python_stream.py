@@ -73,7 +73,7 @@ def main() -> None:
         stream.flush()
         latencies.acknowledged(stream)
         seconds = time.monotonic() - begun
-        p50, p99 = np.quantile(latencies.seconds, (0.5, 0.99)) * 1000
+        p50, p99 = np.quantile(latencies.seconds or [np.nan], (0.5, 0.99)) * 1000
         print(f"{sent:,} observations in {seconds:.1f} s; acknowledged after p50 {p50:.1f} ms, p99 {p99:.1f} ms")
         print(f"{len(space):,} memories in {given.space}; level {stream.level}; {stream.reconnects} reconnects")
         stream.detach()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
-from engram._convert import Metadata, OnOverload, Time, Vectors
+from engram._convert import Metadata, OnOverload, Time, Vectors, whole
 from engram._exceptions import Closed
 from engram._pressure import OnPressure
 from engram._session import Session
@@ -17,16 +17,21 @@ from engram._types import Ack, BatchAck
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+_THREADS_MAX = 4_096
+
 
 class Calls:
     """The pool. Waiting observations hold a thread each, so that many form one log group."""
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="engram-aio")
+        self._pool = ThreadPoolExecutor(whole("threads", threads, 1, _THREADS_MAX), thread_name_prefix="engram-aio")
 
     def __call__(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Awaitable[_R]:
+        return asyncio.wrap_future(self.submit(call, *args, **kwargs))
+
+    def submit(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
         try:
-            return asyncio.wrap_future(self._pool.submit(call, *args, **kwargs))
+            return self._pool.submit(call, *args, **kwargs)
         except RuntimeError:
             raise Closed("the engine is closed") from None
 

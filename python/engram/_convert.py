@@ -92,8 +92,8 @@ def directory(path: Any) -> Any:
     try:
         if path is not None:
             path = os.fspath(path)
-            if not isinstance(path, str) or b"\0" in os.fsencode(path):
-                raise TypeError(f"{path!r} is not a str, or holds a zero")
+            if not isinstance(path, str) or not path or b"\0" in os.fsencode(path):
+                raise TypeError(f"{path!r} is not a str, is empty, or holds a zero")
     except (TypeError, UnicodeEncodeError) as error:
         raise InvalidArgument(f"path: {error}", field="path", index=None) from None
     return path

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from engram import _core
 from engram._convert import Durability, Metric, directory, limits_in, plain, whole
 from engram._core import Cancel as Cancel
 from engram._core import encode_frame as encode_frame
+from engram._exceptions import InvalidArgument
 from engram._pressure import Watch
 from engram._reads import Snapshot
 from engram._space import Space
@@ -76,6 +78,13 @@ def open(
     return Engine(core)
 
 
+def _among(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value is not None and (not isinstance(value, str) or value not in known):
+        *first, last = (f'"{one}"' for one in known)
+        text = f"unknown {name} {json.dumps(value, default=repr)}; use {', '.join(first)} or {last}"
+        raise InvalidArgument(text, field=name, index=None)
+
+
 class Engine:
     """A running engine. Use `engram.open`; a context manager that closes."""
 
@@ -114,8 +123,13 @@ class Engine:
         InvalidArgument
             A bad name, dim, metric or durability.
         """
+        _among("metric", metric, get_args(Metric))
+        _among("durability", durability, get_args(Durability))
         if dim is None:
-            return Space(self._core.space(plain("name", name)), self)
+            core = self._core.space(plain("name", name))
+            if metric is None and durability is None:
+                return Space(core, self)
+            dim = core.dim
         dim = whole("dim", dim, 1, _DIM_MAX)
         return Space(self._core.create_space(plain("name", name), dim, metric, durability), self)
 

@@ -61,7 +61,8 @@ def _how(
     if ef is not None and target_recall is not None:
         text = "ef and target_recall both say how wide to walk: give one"
         raise InvalidArgument(text, field="target_recall", index=None)
-    if target_recall is not None and not 0.0 < target_recall <= 1.0:
+    is_number = isinstance(target_recall, int | float | np.number) and not isinstance(target_recall, bool)
+    if target_recall is not None and not (is_number and 0.0 < target_recall <= 1.0):
         text = f"target_recall is {target_recall!r}; it must lie in (0, 1]"
         raise InvalidArgument(text, field="target_recall", index=None)
     if consistency not in ("latest", "settled"):

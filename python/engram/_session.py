@@ -10,7 +10,7 @@ import numpy as np
 
 from engram._convert import Columns, Metadata, OnOverload, Time, Vectors, flag, octets, one_row, whole
 from engram._core import encode_frame
-from engram._exceptions import EngramError, InvalidArgument
+from engram._exceptions import EngramError, InvalidArgument, SessionExpired
 from engram._pressure import OnPressure
 from engram._types import Ack, BatchAck
 
@@ -289,8 +289,13 @@ class Session:
         if self._core.state == "CLOSED":
             return
         self.on_pressure(None)
-        self.drain(timeout)
-        self._core.end(self._space._timeout_ms("wait", timeout))
+        timeout_ms = self._space._timeout_ms("wait", timeout)
+        try:
+            self._core.drain(timeout_ms)
+            self._core.end(timeout_ms)
+        except SessionExpired:
+            if self._core.state != "CLOSED":  # by another thread
+                raise
 
     def detach(self) -> None:
         """Give the session up without ending it: whoever has the token goes on with it, within a week."""

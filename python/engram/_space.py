@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +186,7 @@ class Space(Reads):
             first, count = self._core.observe(columns.arguments(), timeout_ms)
             ids = np.arange(first, first + count, dtype=np.uint64)
             return BatchAck(ids, first + count - 1, self._core.durability, [])
-        limits = self._engine._core.limits()
+        limits = self._limits()
         stored: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
         rejected = columns.refused
         pieces = deque(columns.pieces(self.dim, limits["batch_items_max"], limits["batch_bytes_max"]))
@@ -436,8 +436,11 @@ class Space(Reads):
         if on_overload == "raise":
             return 0
         if timeout is None:
-            return self._engine._core.limits()["admission_timeout_ms"]
+            return self._limits()["admission_timeout_ms"]
         return millis("timeout", timeout)
+
+    def _limits(self) -> Mapping[str, int]:
+        return self._engine._core.limits()
 
     def __repr__(self) -> str:
         """Show name, dim and metric."""

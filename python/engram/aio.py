@@ -21,6 +21,7 @@ import builtins
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -232,11 +233,19 @@ class _AsyncReads:
             consistency=consistency,
             max_lag=max_lag,
         )
+        fetched: Future[HitBatch | None] | None = None
         try:
-            while (batch := await self._calls(next, batches, None)) is not None:
+            while True:
+                fetched = self._calls.submit(next, batches, None)
+                batch = await asyncio.wrap_future(fetched)
+                if batch is None:
+                    return
                 yield batch
         finally:
-            batches.close()
+            if fetched is None:
+                batches.close()
+            else:  # who is cancelled leaves a thread behind that may still fetch
+                fetched.add_done_callback(lambda _: batches.close())
 
     async def recall_batch(
         self,

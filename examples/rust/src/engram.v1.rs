@@ -558,16 +558,24 @@ pub struct SpaceResponse {
     /// The server's limits, by name (docs/reference/limits.md).
     #[prost(map = "string, uint64", tag = "5")]
     pub limits: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
-    /// Of this space alone: another that gets its name has another.
+    /// Of this space alone: another that gets its name has another, also in another directory.
     #[prost(uint64, tag = "6")]
     pub id: u64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListSpacesRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSpacesRequest {
+    /// Names behind this one; empty = from the first.
+    #[prost(string, tag = "1")]
+    pub after: ::prost::alloc::string::String,
+}
+/// Sorted names, as many as fit into a message.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListSpacesResponse {
     #[prost(string, repeated, tag = "1")]
     pub spaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Some are left: ask again, behind the last of these.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DropSpaceRequest {
@@ -663,10 +671,13 @@ pub struct WatchStatsRequest {
     /// At least 100; 0 = 1,000.
     #[prost(uint32, tag = "2")]
     pub interval_ms: u32,
+    /// Of the space (SpaceResponse.id), if it must be no other of that name; 0 = the one that has the name now.
+    #[prost(uint64, tag = "3")]
+    pub space_id: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatsResponse {
-    /// As JSON: the keys of stats() in Python, and `report`, what the start found, for the engine's.
+    /// As JSON: the keys of stats() in Python; for the engine's also `report`, what the start found, and `limits`.
     #[prost(string, tag = "1")]
     pub stats: ::prost::alloc::string::String,
 }

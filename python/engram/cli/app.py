@@ -32,11 +32,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Data = Annotated[Path, typer.Option("--data", help="The data directory.")]
+
+def _path(text: str) -> Path:
+    """Refuse what an unset variable of a shell gives: it would mean this directory."""
+    if not text:
+        raise typer.BadParameter('an empty path: name a directory, or "." for this one')
+    return Path(text)
+
+
+Data = Annotated[Path, typer.Option("--data", help="The data directory.", parser=_path, metavar="PATH")]
 SpaceName = Annotated[str, typer.Option("--space", "-s", help="The space's name.")]
 Url = Annotated[str | None, typer.Option("--url", help="A server's, as grpc://127.0.0.1:7637, instead of a directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
-Directory = Annotated[Path, typer.Argument(help="The data directory.")]
+Directory = Annotated[Path, typer.Argument(help="The data directory.", parser=_path, metavar="PATH")]
 
 _DATA = Path("memories")
 
@@ -117,7 +125,7 @@ def ingest(
         )
     else:
         which = "" if work.first_id is None else f", ids {work.first_id} to {work.last_id}"
-        sys.stdout.write(f"stored {work.stored:,} in {space}{which}: {seconds:.2f} s, {rate:,.0f} a second\n")
+        output.say(f"stored {work.stored:,} in {space}{which}: {seconds:.2f} s, {rate:,.0f} a second\n")
 
 
 def _space_opener(
@@ -186,7 +194,7 @@ def recall(
 def _condition(argument: str) -> dict[str, Any]:
     try:
         condition = json.loads(argument)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"--where is not JSON: {error}") from None
     if not isinstance(condition, dict):
         raise BadInput('--where must be a JSON object, as {"source": "letter"}')
@@ -237,7 +245,10 @@ def stats(
 
 @app.command()
 def serve(
-    data: Annotated[Path | None, typer.Option("--data", help="The data directory; without it, in memory.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="The data directory; without it, in memory.", parser=_path, metavar="PATH"),
+    ] = None,
     grpc: Annotated[str | None, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = None,
     durability: Annotated[str | None, typer.Option(help="sync, os or memory.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings (docs/reference/server.md).")] = None,
@@ -276,7 +287,7 @@ def verify(directory: Directory, as_json: Json = False) -> None:
             output.table("damage", _DAMAGE, [[one[name] for name in _DAMAGE] for one in verdict["damage"]])
         names = ("spaces", "memories", "files", "bytes", "torn_bytes")
         figures = ", ".join(f"{verdict[name]:,} {name.replace('_', ' ')}" for name in names)
-        sys.stdout.write(f"{'damaged' if verdict['damage'] else 'sound'}: {figures}\n")
+        output.say(f"{'damaged' if verdict['damage'] else 'sound'}: {figures}\n")
     if verdict["damage"]:
         sys.exit(output.DAMAGE)
 

@@ -66,7 +66,11 @@ class Ingest:
 
     def _go_on(self, rows: Iterator[Row]) -> None:
         """Pass over what an earlier run has stored."""
-        if self._position is None or not self._position.exists():
+        if self._position is None:
+            return
+        if self._position.is_dir() or not self._position.parent.is_dir():
+            raise BadInput(f"{self._position}: no file, and none can be made there", file=str(self._position))
+        if not self._position.exists():
             return
         token = self._position.read_text(encoding="utf-8", errors="replace").strip()
         self._space = self._open_space(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -69,10 +70,22 @@ def fail(error: BaseException, as_json: bool) -> NoReturn:
     sys.exit(exit_code(error))
 
 
+def say(text: str) -> None:
+    """Print; whoever reads may have gone, as `head` does. Raises OSError if it cannot be written."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What could not be written is not tried again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            sys.stdout = sys.stderr
+            raise
+
+
 def document(value: Any) -> None:
     """Print one JSON document."""
-    json.dump(value, sys.stdout, default=_plain, indent=2)
-    sys.stdout.write("\n")
+    say(json.dumps(value, default=_plain, indent=2) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -98,7 +111,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    console.print(grid)
+    with console.capture() as printed:
+        console.print(grid)
+    say(printed.get())
 
 
 def _cell(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -62,7 +63,7 @@ def load_vectors(path: Path) -> NDArray[Any]:
     """Map a file of floating-point numbers into memory."""
     try:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path}: {error}", file=str(path)) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         raise BadInput(f"{path}: must hold one array of floating-point numbers", file=str(path))
@@ -143,7 +144,10 @@ def _vector(place: tuple[str, int], value: Any) -> NDArray[np.float64]:
         raise bad_row(place, "vector must be a list of numbers")
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
         raise bad_row(place, "vector must be a list of numbers")
-    return np.array([float(v) for v in value])
+    try:
+        return np.array([float(v) for v in value])
+    except OverflowError:
+        raise bad_row(place, "vector holds a number that is too large") from None
 
 
 def _time(place: tuple[str, int], value: Any) -> datetime | float | None:

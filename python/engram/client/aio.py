@@ -7,20 +7,26 @@ belongs to the loop that made it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Any, TypeVar
 
 from engram._aio_session import Calls
 from engram._convert import Durability, Metadata, Metric, Priority, Time, Vectors
 from engram._exceptions import Closed
 from engram.aio import AsyncEngine, AsyncSpace
 from engram.client.engine import RemoteEngine, RemoteSpace, connect
-from engram.client.stream import ObserveStream, OnProgress
+from engram.client.stream import ObserveStream, OnProgress, deadline
+from engram.client.turns import Ticket
+
+_R = TypeVar("_R")
 
 
 class AsyncObserveStream:
-    """`ObserveStream` with coroutines for what may wait. An async context manager like it."""
+    """`ObserveStream` with coroutines for what may wait. An async context manager like it.
+
+    The order of the calls is the order of the sequences, also of calls that are awaited later.
+    """
 
     def __init__(self, stream: ObserveStream, calls: Calls) -> None:
         self._stream = stream
@@ -78,18 +84,25 @@ class AsyncObserveStream:
         timeout: float | None = None,
     ) -> int:
         """Give the stream one observation. See `ObserveStream.observe`."""
-        call = partial(
-            self._stream.observe,
-            text,
-            vector=vector,
-            confidence=confidence,
-            metadata=metadata,
-            observed_at=observed_at,
-            key=key,
-            timeout=timeout,
-        )
-        # The loop is not held: what may have to wait does so on a thread.
-        return call() if self._stream.is_free else await self._calls(call)
+        until = deadline(timeout)
+        checked = self._stream.checked(text, vector, confidence, metadata, observed_at, key)
+        if self._stream.is_free:
+            return self._stream.take(checked, until)
+        # The loop is not held: what has to wait does so on a thread.
+        ticket = self._ticket()
+        return await self._in_turn(ticket, self._stream.take, checked, until, ticket)
+
+    def _ticket(self) -> Ticket:
+        """Stand in line here and now: the order of the calls is the order of the sequences."""
+        ticket = Ticket()
+        self._stream.turns.enter(ticket)
+        return ticket
+
+    async def _in_turn(self, ticket: Ticket, call: Callable[..., _R], *args: Any) -> _R:
+        try:
+            return await self._calls(call, *args)
+        finally:
+            self._stream.turns.leave(ticket)  # it may have been cancelled before a thread took it up
 
     async def observe_batch(
         self,
@@ -103,16 +116,9 @@ class AsyncObserveStream:
         timeout: float | None = None,
     ) -> range:
         """Give the stream many observations. See `ObserveStream.observe_batch`."""
-        return await self._calls(
-            self._stream.observe_batch,
-            texts=texts,
-            vectors=vectors,
-            metadata=metadata,
-            confidence=confidence,
-            observed_at=observed_at,
-            keys=keys,
-            timeout=timeout,
-        )
+        until, ticket = deadline(timeout), self._ticket()
+        given = (texts, vectors, metadata, confidence, observed_at, keys)
+        return await self._in_turn(ticket, self._stream.take_batch, given, until, ticket)
 
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until everything given is acknowledged; no thread is held meanwhile."""

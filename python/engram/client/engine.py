@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -30,15 +31,9 @@ class _RemoteCore:
     def __init__(self, link: Link) -> None:
         self.link = link
         self._levels = Levels()
-        self._limits: dict[str, int] = {"admission_timeout_ms": 30_000, "batch_items_max": 16_384}
-        self._limits["batch_bytes_max"] = 2 << 20
 
     def _opened(self, request: pb.CreateSpaceRequest) -> RemoteSpaceCore:
-        opened = self.link.unary("CreateSpace", request, pb.SpaceResponse)
-        limits = dict(opened.limits)
-        limits["batch_bytes_max"] = min(limits["batch_bytes_max"], limits["message_bytes_max"] * 3 // 4)
-        self._limits = limits
-        return RemoteSpaceCore(self.link, self._levels, opened)
+        return RemoteSpaceCore(self.link, self._levels, self.link.unary("CreateSpace", request, pb.SpaceResponse))
 
     def create_space(self, name: str, dim: int, metric: str | None, durability: str | None) -> RemoteSpaceCore:
         request = pb.CreateSpaceRequest(space=name, dim=dim, metric=metric or "", durability=durability or "")
@@ -48,7 +43,13 @@ class _RemoteCore:
         return self._opened(pb.CreateSpaceRequest(space=name))
 
     def spaces(self) -> list[str]:
-        return [*self.link.unary("ListSpaces", pb.ListSpacesRequest(), pb.ListSpacesResponse).spaces]
+        names: list[str] = []
+        while True:
+            request = pb.ListSpacesRequest(after=names[-1] if names else "")
+            answer = self.link.unary("ListSpaces", request, pb.ListSpacesResponse)
+            names += answer.spaces
+            if not answer.more:
+                return names
 
     def drop_space(self, name: str) -> None:
         self.link.unary("DropSpace", pb.DropSpaceRequest(space=name), pb.DropSpaceResponse)
@@ -63,7 +64,7 @@ class _RemoteCore:
 
     def stats(self) -> dict[str, Any]:
         figures = self._figures()
-        del figures["report"]
+        del figures["report"], figures["limits"]
         return figures
 
     def report(self) -> dict[str, Any]:
@@ -71,7 +72,8 @@ class _RemoteCore:
         return found
 
     def limits(self) -> dict[str, int]:
-        return self._limits
+        found: dict[str, int] = self._figures()["limits"]
+        return found
 
     def heard(self) -> Levels:
         return self._levels
@@ -89,6 +91,11 @@ class RemoteSpace(Space):
     """A space on a server: what `Space` has, and `stream`."""
 
     _core: Any
+
+    def _limits(self) -> Mapping[str, int]:
+        limits: Mapping[str, int] = self._core.limits
+        # A message carries it.
+        return {**limits, "batch_bytes_max": min(limits["batch_bytes_max"], limits["message_bytes_max"] * 3 // 4)}
 
     def _stream(self, cue: NDArray[np.float32], k: int, at: At, how: How, size: int) -> Any:
         return self._core.stream(cue, k, at, how, size)
@@ -133,7 +140,10 @@ class RemoteSpace(Space):
         token = None if resume is None else plain("resume", resume)
         asked = self._core.open(plain("priority", priority), token, known)
         seconds, kept = duration("reconnect", reconnect), whole("buffer_bytes", buffer_bytes, 0, 2**63 - 1)
-        return ObserveStream(self._core._link, asked, seconds, kept, self._core.message_bytes_max, on_progress)
+        if not (on_progress is None or callable(cast(Any, on_progress))):
+            text = f"on_progress is {on_progress!r}; it must be callable"
+            raise InvalidArgument(text, field="on_progress", index=None)
+        return ObserveStream(self._core._link, asked, seconds, kept, self._core.limits, on_progress)
 
 
 class _RemoteSnapshot(Snapshot):

@@ -10,7 +10,6 @@ So each frame has its effect once, whatever breaks (S2 to S4).
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import logging
 import random
@@ -70,7 +69,7 @@ class Flow:
         self._waiting: deque[Sent] = deque()  # to be sent, in order
         self._in_flight: deque[Sent] = deque()
         self._items = self._bytes = 0  # in flight
-        self._waiting_bytes = self.coming_bytes = 0
+        self._waiting_bytes = 0
         self.rejected: list[tuple[int, str]] = []
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -196,8 +195,7 @@ class Flow:
     # ---- sending -----------------------------------------------------------------------------------------------------
 
     def take(self, sent: Sent) -> None:
-        """Take a frame that another thread has made; after the stream has failed it goes nowhere."""
-        self.coming_bytes -= len(sent.data)
+        """Take a frame; after the stream has failed it goes nowhere."""
         if self.error is None:
             self.submit(sent)
 
@@ -369,18 +367,18 @@ class Flow:
         self._report()
 
     def _error(self, fault: frame_pb2.Fault) -> EngramError:
-        fields = {
-            "expected": fault.expected,
-            "retry_after_ms": fault.retry_after_ms,
-            "level": self.window.level,
-            "sequence": fault.first_sequence,
-            "field": "frame",
-            "index": None,
-            "reason": fault.message,
-            "cause": fault.message,
-            "path": "",
-            "errno": errno.ENOSPC,
+        known: dict[str, Any] = {
+            "INVALID_ARGUMENT": {"field": "frame", "index": None},
+            "TOO_LARGE": {"field": "batch", "index": None},
+            "OVERLOADED": {"retry_after_ms": fault.retry_after_ms, "level": self.window.level},
+            "SEQUENCE_GAP": {"expected": fault.expected},
+            "SEQUENCE_CONFLICT": {"sequence": fault.first_sequence},
+            "POISONED": {"cause": fault.message},
+            "QUARANTINED": {"reason": fault.message},
+            "PERMISSION_DENIED": {"path": ""},
+            "STORAGE": {"path": "", "errno": 0},
         }
+        fields = known.get(fault.code, {})
         return from_core(fault.code, fault.message, fields)
 
     # ---- waiting, and the end ----------------------------------------------------------------------------------------
@@ -414,12 +412,14 @@ class Flow:
     @property
     def kept_bytes(self) -> int:
         """Of frames that are not acknowledged; any thread may look."""
-        return self.coming_bytes + self._waiting_bytes + self._bytes
+        return self._waiting_bytes + self._bytes
 
     async def ask(self, request: pb.ObserveRequest) -> int:
         """Ask to drain or close, and wait for the answer: what is committed."""
         async with self._asking:  # answers do not say which question they are for
             if self.state == "CLOSED":
+                if not request.HasField("close"):
+                    raise self._ended()
                 return self.committed
             self._answers = "closed" if request.HasField("close") else "drained"
             self._answer = asyncio.get_running_loop().create_future()
@@ -457,7 +457,7 @@ class Flow:
     def _ended(self) -> EngramError:
         """Why nothing is said here any more, when it was ended from here."""
         if self.state == "CLOSED":
-            return SessionExpired("the session was closed")
+            return SessionExpired("the session is gone: it was closed, or has expired; open a new one")
         if self.state == "DETACHED":
             return Fenced("the session was given up here; attach by its token")
         return Unavailable("the connection is closed")

@@ -78,6 +78,11 @@ async def again(once: Callable[[], Awaitable[_T]]) -> _T:
     return await once()
 
 
+def _is_address(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and "/" not in host and port.isascii() and port.isdigit() and 0 < int(port) <= 65_535
+
+
 def _said_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Of a stream that breaks gRPC leaves a task behind; the stream itself says so to who uses it."""
     if type(context.get("exception")).__name__ != "ExecuteBatchError":
@@ -101,7 +106,7 @@ class Link:
     def __init__(self, url: str, timeout: float) -> None:
         scheme, _, self.address = plain("url", url).partition("://")
         timeout = duration("timeout", timeout)
-        if scheme != "grpc" or not self.address or "/" in self.address:
+        if scheme != "grpc" or not _is_address(self.address):
             text = f'{url!r} is not a url of a server, like "grpc://127.0.0.1:7637"'
             raise InvalidArgument(text, field="url", index=None)
         begin_grpc()
@@ -132,6 +137,7 @@ class Link:
             ("grpc.min_reconnect_backoff_ms", 50),
             ("grpc.initial_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 2_000),
+            ("grpc.enable_http_proxy", 0),  # of the environment: it is for other protocols
         ]
         channel = grpc.aio.insecure_channel(self.address, options=options)
         try:
@@ -152,23 +158,22 @@ class Link:
         return self._closed or self.is_elsewhere
 
     def check(self) -> None:
-        """Complain if there is no connection any more."""
+        """Complain if there is no connection any more, or the caller is the thread that everything waits for."""
         if self.is_elsewhere:
             text = f"the connection belongs to process {self._pid}: connect in a process of its own, not in a fork"
             raise Closed(text)
         if self._closed:
             raise Closed("the connection is closed")
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("called on the client's own thread: from a callback, hand over to another")
 
     def call(self, work: Coroutine[Any, Any, _T], timeout: float | None = None) -> _T:
         """Wait for a coroutine on the loop; after Ctrl-C at most a second, then `Interrupted`."""
         try:
             self.check()
-        except Closed:
+        except (Closed, RuntimeError):
             work.close()
             raise
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("called on the client's own thread: from a callback, hand over to another")
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result(timeout)

@@ -9,7 +9,7 @@ from typing import Any
 
 from engram._convert import Arguments
 from engram._engine import encode_frame
-from engram._exceptions import InvalidArgument, Paused, SequenceGap, Timeout
+from engram._exceptions import Closed, InvalidArgument, Paused, SequenceGap, Timeout
 from engram.client.flow import Flow
 from engram.client.frames import Sent, fits
 from engram.client.link import Link
@@ -124,6 +124,8 @@ class RemoteSession:
                 raise self._flow.error
             if self._flow.state == "PAUSED":
                 raise Paused("the session is paused; resume it")
+            if self._flow.state == "DRAINING":
+                raise Closed("the session is closed")
             first = self._flow.last + 1 if first is None else first
             expected = self._flow.expected
             if 0 < expected < first:
@@ -175,4 +177,5 @@ class RemoteSession:
 
     def detach(self) -> None:
         """Give it up without ending it."""
-        self._link.call(self._flow.detach())
+        if not self._link.is_over:
+            self._link.call(self._flow.detach())

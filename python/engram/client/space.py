@@ -23,6 +23,8 @@ from engram.v1 import service_pb2 as pb
 
 _BATCH = 100
 _UINT32_MAX = 2**32 - 1
+_ID_BYTES_MAX = 10  # of a message
+_IDS_BESIDE = 200  # so many less leave room for the rest of it
 _TIMES = ("observed_at", "committed_at")
 
 
@@ -50,7 +52,10 @@ def where_out(condition: dict[str, Any] | None) -> str:
             for name, test in part.items()
         }
 
-    return "" if condition is None else json.dumps(out(condition), default=_plain)
+    try:
+        return "" if condition is None else json.dumps(out(condition), default=_plain)
+    except ValueError:  # of more digits than Python prints
+        raise InvalidArgument("where: integers must fit 64 bits", field="where", index=None) from None
 
 
 def _plain(value: Any) -> Any:
@@ -102,7 +107,8 @@ class RemoteSpaceCore:
         self.dim = opened.dim
         self.metric = opened.metric
         self.durability = opened.durability
-        self.message_bytes_max = opened.limits["message_bytes_max"]
+        self.limits = {**opened.limits}
+        self.message_bytes_max = self.limits["message_bytes_max"]
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
@@ -144,7 +150,10 @@ class RemoteSpaceCore:
 
     def forget_ids(self, ids: builtins.list[int], purge: bool, timeout_ms: int) -> int:
         """How many of these died."""
-        return self._forget(timeout_ms, memory_ids=ids, purge=purge) if ids else 0
+        most = self.message_bytes_max // _ID_BYTES_MAX - _IDS_BESIDE
+        return sum(
+            self._forget(timeout_ms, memory_ids=ids[at : at + most], purge=purge) for at in range(0, len(ids), most)
+        )
 
     def forget_key(self, key: str, purge: bool, timeout_ms: int) -> int:
         """Whether it died."""
@@ -178,12 +187,19 @@ class RemoteSpaceCore:
         settled = 0 if lag_ms is None else max(lag_ms, 1)
         return pb.How(exact=exact, ef=ef, target_recall=target_recall, settled_within_ms=settled, threads=threads)
 
+    def _few(self, k: int) -> int:
+        """Return `k`, unless the wire has no such number."""
+        if k <= _UINT32_MAX:
+            return k
+        text = f"k is {k}; it must lie between 1 and {self.limits['recall_k_max']}"
+        raise InvalidArgument(text, field="k", index=None)
+
     def stream(self, cue: NDArray[np.float32], k: int, at: At, how: How, size: int) -> RemoteStream:
         """A recall, `size` hits a batch."""
         request = pb.RecallRequest(
             view=self._view(at),
             vector=cue.astype("<f4", copy=False).tobytes(),
-            k=min(k, _UINT32_MAX),
+            k=self._few(k),
             batch_size=size,
             how=self._how(how),
         )
@@ -196,7 +212,7 @@ class RemoteSpaceCore:
         request = pb.RecallRequest(
             view=self._view(at),
             vector=cue.astype("<f4", copy=False).tobytes(),
-            k=min(k, _UINT32_MAX),
+            k=self._few(k),
             batch_size=min(k, _BATCH),
             how=self._how(how),
         )
@@ -218,7 +234,7 @@ class RemoteSpaceCore:
             view=self._view(at),
             vectors=cues.astype("<f4", copy=False).tobytes(),
             count=len(cues),
-            k=min(k, _UINT32_MAX),
+            k=self._few(k),
             how=self._how(how),
         )
         answer = self._link.unary("RecallBatch", request, pb.RecallBatchResponse, None)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from engram._convert import Arguments, Columns, Metadata, Time, Vectors, duration, one_row
 from engram._engine import encode_frame
-from engram._exceptions import Closed, EngramError, SessionExpired, Timeout
+from engram._exceptions import Closed, EngramError, InvalidArgument, SessionExpired, Timeout, TooLarge
 from engram.client.flow import Flow
-from engram.client.frames import Sent, fits
+from engram.client.frames import fits
+from engram.client.given import Given, owned
 from engram.client.link import Link
+from engram.client.turns import FULL, Ticket, Turns
 from engram.v1 import service_pb2 as pb
 
 FRAME_BYTES = 256 << 10
@@ -30,51 +31,26 @@ _AGAIN_SECONDS = 0.1
 OnProgress: TypeAlias = "Callable[[ObserveStream], None]"
 
 
-class _Rows:
-    """Single observations, until they make a frame."""
-
-    def __init__(self) -> None:
-        self.rows: list[Arguments] = []
-        self.bytes = 0
-
-    def add(self, row: Arguments, size: int) -> None:
-        """One more, a frame of so many bytes if it were alone."""
-        self.rows.append(row)
-        self.bytes += size
-
-    def frames(self, dim: int, metric: str) -> list[tuple[int, bytes]]:
-        """Count and frame of each run of rows that fill the same columns and have no key twice: a frame may not."""
-        made: list[tuple[int, bytes]] = []
-        run: list[Arguments] = []
-        keys: set[str] = set()
-        for row in [*self.rows, None]:
-            own = set() if row is None else {key for key in row[5] or () if key is not None}
-            if run and (row is None or _shape(row) != _shape(run[0]) or own & keys):
-                made.append((len(run), encode_frame(_joined(run), dim, metric, False)))
-                run, keys = [], set()
-            if row is not None:
-                run.append(row)
-                keys |= own
-        self.rows, self.bytes = [], 0
-        return made
+def deadline(timeout: float | None) -> float | None:
+    """Return the monotonic time at which so many seconds from now are over."""
+    return None if timeout is None else time.monotonic() + duration("timeout", timeout)
 
 
-def _shape(row: Arguments) -> tuple[bool, ...]:
-    return tuple(column is not None for column in row)
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), 0.0)
 
 
-def _joined(rows: list[Any]) -> Arguments:
-    def arrays(at: int) -> Any:
-        return None if rows[0][at] is None else np.concatenate([row[at] for row in rows])
-
-    def lists(at: int) -> Any:
-        return None if rows[0][at] is None else [item for row in rows for item in row[at]]
-
-    return arrays(0), lists(1), lists(2), arrays(3), arrays(4), lists(5)
-
-
-def _seconds(timeout: float | None) -> float | None:
-    return None if timeout is None else duration("timeout", timeout)
+def _one_moment(columns: Columns) -> None:
+    """Complain of what no batch may be, into however many frames it is cut (K1)."""
+    if not columns.count:
+        raise InvalidArgument("an empty batch: there is nothing to observe", field="batch", index=None)
+    seen: set[str] = set()
+    for i, key in enumerate(columns.keys or ()):
+        if key in seen:
+            text = f'the key "{key}" comes twice in one batch; a batch is one moment, send the later one after it'
+            raise InvalidArgument(text, field="keys", index=i)
+        if key is not None:
+            seen.add(key)
 
 
 class ObserveStream:
@@ -94,20 +70,21 @@ class ObserveStream:
         asked: pb.Open,
         reconnect: float,
         buffer_bytes: int,
-        message_bytes_max: int,
+        limits: Mapping[str, int],
         on_progress: OnProgress | None,
     ) -> None:
         self._link = link
         self._flow = link.call(Flow.start(link, asked, reconnect))
         self._buffer_bytes = buffer_bytes
-        self._message_bytes_max = message_bytes_max
-        self._frame_bytes = min(FRAME_BYTES, message_bytes_max * 3 // 4)
-        self._order = threading.Lock()  # held by a call, also while it waits for room
+        self._items_max, self._bytes_max = limits["batch_items_max"], limits["batch_bytes_max"]
+        self._message_bytes_max = limits["message_bytes_max"]
+        self._frame_bytes = min(FRAME_BYTES, self._message_bytes_max * 3 // 4, self._bytes_max)
+        self.turns = Turns()  # of calls, also while they wait for room
         self._lock = threading.Lock()  # never held while anything is waited for
+        self._closing = threading.Lock()
         weakref.finalize(self, self._flow.abandon)
-        self._rows = _Rows()
+        self._given = Given(self._flow.committed + 1, [])
         self._timed = False
-        self._next = self._flow.committed + 1
         self._over = False
         if on_progress is not None:
             here = weakref.ref(self)
@@ -132,7 +109,7 @@ class ObserveStream:
     @property
     def given(self) -> int:
         """The last sequence that was given to an observation."""
-        return self._next - 1
+        return self._given.next - 1
 
     @property
     def rejected(self) -> list[tuple[int, str]]:
@@ -186,30 +163,36 @@ class ObserveStream:
         EngramError
             The stream has failed, for this reason.
         """
-        row = one_row(text, vector, confidence, metadata, observed_at, key)
-        self._link.check()
-        opened = self._flow.opened
-        alone = encode_frame(row, opened.dim, opened.metric, False)
-        fits(alone, self._message_bytes_max)
-        with self._order:
-            return self._observe(row, len(alone), timeout)
+        return self.take(self.checked(text, vector, confidence, metadata, observed_at, key), deadline(timeout))
 
-    def _observe(self, row: Arguments, size: int, timeout: float | None) -> int:
-        self.wait_room(timeout)
-        with self._lock:
-            self._check()
-            if self._rows.rows and self._rows.bytes + size > self._frame_bytes:
-                self._cut()
-            sequence, self._next = self._next, self._next + 1
-            self._rows.add(row, size)
-            full = self._rows.bytes >= self._frame_bytes or len(self._rows.rows) >= (
-                self._flow.window.advised_batch or 1
-            )
-            if full:
-                self._cut()
-            elif not self._timed:
-                self._timed = True
-                self._link.loop.call_soon_threadsafe(self._start_timer)
+    def checked(self, *given: Any) -> tuple[Arguments, int]:
+        """Return an observation that can be sent, and what it would take alone."""
+        row = owned(one_row(*given))
+        self._link.check()
+        alone = self._frame(row)
+        return row, len(alone)
+
+    def take(self, checked: tuple[Arguments, int], until: float | None, ticket: Ticket | None = None) -> int:
+        """Take an observation when its turn has come and there is room; its sequence."""
+        if ticket is None:
+            with self._lock:
+                if self.is_free:
+                    return self._add(*checked)
+        with self.turns.turn(ticket, until):
+            self._wait_room(until)
+            with self._lock:
+                return self._add(*checked)
+
+    def _add(self, row: Arguments, size: int) -> int:
+        self._check()
+        if self._given.size + size > self._frame_bytes:
+            self._cut()
+        sequence = self._given.add(row, size)
+        if self._given.size >= self._frame_bytes or self._given.count >= self._advised:
+            self._cut()
+        elif not self._timed:
+            self._soon(self._start_timer)
+            self._timed = True
         return sequence
 
     def observe_batch(
@@ -235,44 +218,59 @@ class ObserveStream:
         InvalidArgument, Timeout, EngramError
             As for `observe`; after `Timeout` a part of the batch may have been taken: see `given`.
         """
-        self._link.check()
-        columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
-        opened = self._flow.opened
-        # Before any is taken. A frame of several is cut far below it.
-        for row in columns.larger(opened.dim, self._frame_bytes):
-            fits(encode_frame(columns.arguments(row), opened.dim, opened.metric, False), self._message_bytes_max)
-        with self._order:
-            return self._observe_batch(columns, timeout)
+        given = (texts, vectors, metadata, confidence, observed_at, keys)
+        return self.take_batch(given, deadline(timeout))
 
-    def _observe_batch(self, columns: Columns, timeout: float | None) -> range:
-        opened = self._flow.opened
+    def take_batch(self, given: tuple[Any, ...], until: float | None, ticket: Ticket | None = None) -> range:
+        """Take the observations of these columns, one behind the other; their sequences."""
+        self._link.check()
+        with self.turns.turn(ticket, until):
+            texts, vectors, metadata, confidence, observed_at, keys = given
+            columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
+            _one_moment(columns)
+            # Before any is taken. A frame of several is cut far below it.
+            for row in columns.larger(self._flow.opened.dim, self._frame_bytes):
+                self._frame(columns.arguments(row))
+            return self._take_pieces(columns, until)
+
+    def _take_pieces(self, columns: Columns, until: float | None) -> range:
         first = None
-        for rows in columns.pieces(opened.dim, self._flow.window.advised_batch or 256, self._frame_bytes):
-            if not len(rows):
-                continue
-            frame = encode_frame(columns.arguments(rows), opened.dim, opened.metric, False)
-            fits(frame, self._message_bytes_max)
-            self.wait_room(timeout)
+        for rows in columns.pieces(self._flow.opened.dim, self._advised, self._frame_bytes):
+            frame = self._frame(columns.arguments(rows))
+            self._wait_room(until)
             with self._lock:
                 self._check()
                 self._cut()
-                first = self._next if first is None else first
-                self._submit(len(rows), frame)
-        begin = self._next if first is None else first
+                first = self._given.next if first is None else first
+                self._given = self._given.and_frame(len(rows), frame)
+                self._soon(self._hand_over)
+        begin = self._given.next if first is None else first
         return range(begin, begin + columns.count)
+
+    @property
+    def _advised(self) -> int:
+        return min(self._flow.window.advised_batch or 256, self._items_max)
+
+    def _frame(self, rows: Arguments) -> bytes:
+        """Observations as they are sent. Raises `InvalidArgument` if they never can be."""
+        opened = self._flow.opened
+        frame = encode_frame(rows, opened.dim, opened.metric, False)
+        fits(frame, self._message_bytes_max)
+        if len(frame) > self._bytes_max:
+            text = f"a batch of {len(frame)} bytes; the server takes {self._bytes_max}"
+            raise TooLarge(text, field="batch", index=None)
+        return frame
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything given is acknowledged. Raises `Timeout`, or why the stream has failed."""
-        self._link.check()
         self._link.call(self.settling(timeout))
 
     async def settling(self, timeout: float | None) -> None:
         """Flush, on the loop of the link."""
-        seconds = _seconds(timeout)
+        seconds = _left(deadline(timeout))
         with self._lock:
             self._cut()
-        # What was cut just now is submitted first: callbacks of the loop run in order.
-        await asyncio.sleep(0)
+        self._hand_over()
         if self._flow.is_settled:
             seconds = None  # there is nothing to wait for
         try:
@@ -285,21 +283,23 @@ class ObserveStream:
         """Flush, and end the session: its token is worth nothing afterwards. Twice is fine; in a fork, nothing."""
         if self._link.is_elsewhere:
             return
-        _seconds(timeout)
+        deadline(timeout)
+        with self._closing:
+            if not self._over:
+                self._close(timeout)
+
+    def _close(self, timeout: float | None) -> None:
         with self._lock:
-            if self._over:
-                return
             self._cut()
             self._over = True
         try:
             self._link.call(self.settling(timeout))
             # Everything is acknowledged: only the answer is on its way.
             self._link.call(self._end(_CLOSE_SECONDS if timeout is None else max(timeout, _ANSWER_SECONDS)))
-        except BaseException:
+        finally:
             # Closed or not, nobody speaks here any more; the token goes on.
-            self._link.call(self._flow.detach())
-            raise
-        self._link.call(self._flow.detach())
+            if not self._link.is_over:
+                self._link.call(self._flow.detach())
 
     async def _end(self, timeout: float) -> None:
         try:
@@ -324,7 +324,8 @@ class ObserveStream:
         """Give the stream up without ending the session: whoever has the token goes on with it, within a week."""
         if not self._over and not self._link.is_elsewhere:
             self._over = True
-            self._link.call(self._flow.detach())
+            if not self._link.is_over:
+                self._link.call(self._flow.detach())
 
     # ---- frames ------------------------------------------------------------------------------------------------------
 
@@ -342,25 +343,24 @@ class ObserveStream:
     @property
     def is_free(self) -> bool:
         """Whether an observation would find room, and no other call before it."""
-        return self.has_room and not self._order.locked()
+        return self._has_room and not self.turns.taken
 
     @property
-    def has_room(self) -> bool:
-        """Whether an observation would not have to wait."""
-        return self._flow.kept_bytes <= self._buffer_bytes
+    def _has_room(self) -> bool:
+        # In this order: what goes from here to there meanwhile is counted twice, never not at all.
+        return self._given.frame_bytes + self._flow.kept_bytes <= self._buffer_bytes
 
-    def wait_room(self, timeout: float | None = None) -> None:
-        """Wait until the buffer has room. Raises `Timeout`, or why the stream has failed."""
-        if not self.has_room:
-            self._link.call(self.making_room(timeout))
+    def _wait_room(self, until: float | None) -> None:
+        if not self._has_room:
+            self._link.call(self._making_room(until))
 
-    async def making_room(self, timeout: float | None) -> None:
-        """Wait for room, on the loop of the link."""
+    async def _making_room(self, until: float | None) -> None:
+        self._hand_over()
         try:
-            async with asyncio.timeout(_seconds(timeout)):
+            async with asyncio.timeout(_left(until)):
                 await self._flow.room(self._buffer_bytes)
         except TimeoutError:
-            raise Timeout("the buffer stays full: the server takes less than is observed") from None
+            raise Timeout(FULL) from None
 
     def _start_timer(self) -> None:
         self._link.loop.call_later(FRAME_SECONDS, self._tick)
@@ -372,19 +372,22 @@ class ObserveStream:
 
     def _cut(self) -> None:
         """Make frames of the single observations; the lock is held."""
-        opened = self._flow.opened
-        at = self._next - len(self._rows.rows)
-        for count, frame in self._rows.frames(opened.dim, opened.metric):
-            self._hand_over(Sent(at, count, frame))
-            at += count
+        if self._given.count:
+            self._given = self._given.cut(self._flow.opened.dim, self._flow.opened.metric)
+            self._soon(self._hand_over)
 
-    def _submit(self, count: int, frame: bytes) -> None:
-        first, self._next = self._next, self._next + count
-        self._hand_over(Sent(first, count, frame))
+    def _hand_over(self) -> None:
+        """Give the flow its frames; on the loop."""
+        with self._lock:
+            for sent in self._given.frames:
+                self._flow.take(sent)
+            self._given.frames, self._given.frame_bytes = [], 0
 
-    def _hand_over(self, sent: Sent) -> None:
-        self._flow.coming_bytes += len(sent.data)
-        self._link.loop.call_soon_threadsafe(self._flow.take, sent)
+    def _soon(self, call: Callable[[], None]) -> None:
+        try:
+            self._link.loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            raise Closed("the connection is closed") from None
 
     def __enter__(self) -> ObserveStream:
         """Return the stream."""

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from engram._exceptions import EngramError, Fenced, InvalidArgument, Overloaded, Unavailable
+from engram._exceptions import EngramError, Fenced, InvalidArgument, Overloaded, TooLarge, Unavailable
 from engram._session import Session
 from engram.server.hub import Hub
 from engram.server.service import Service
@@ -47,6 +47,13 @@ def frame_in(message: bytes) -> memoryview | None:
         if byte < 0x80:
             return memoryview(message)[at:] if at + size == len(message) else None
     return None
+
+
+def check_size(message: bytes, bytes_max: int) -> None:
+    """Complain of a message that is too large."""
+    if len(message) > bytes_max:
+        text = f"a message of {len(message)} bytes; at most {bytes_max} (message_bytes_max)"
+        raise TooLarge(text, field="message", index=None)
 
 
 class Signal:
@@ -166,6 +173,7 @@ class Connection:
         self._in_flight_bytes = 0
         self._idle_bytes = 0  # of frames that brought nothing new
         self._acknowledged = session.committed
+        self._lost = 0  # up to which nothing is acknowledged any more
         self._acknowledgement = Signal()
         self._window = pb.Window()
         self.last_traffic = self._loop.time()
@@ -213,6 +221,7 @@ class Connection:
     async def receive(self, message: bytes) -> bool:
         """Take a message; whether more may follow. What is raised ends the stream (S6)."""
         self.last_traffic = self._loop.time()
+        check_size(message, self._service.settings.message_bytes_max)
         frame = frame_in(message)
         if frame is not None:
             await self._take(frame)
@@ -225,7 +234,8 @@ class Connection:
         if which == "frame":
             await self._take(memoryview(request.frame.SerializeToString()))
         elif which in ("pause", "resume"):
-            self._session.pause() if which == "pause" else self._session.resume()
+            if self._session.state != "DRAINING":  # nothing more is taken anyway
+                self._session.pause() if which == "pause" else self._session.resume()
             self._send_window()
         elif which == "drain":
             await self._drain()
@@ -249,7 +259,7 @@ class Connection:
             self._send_window()
         else:
             admitted = self._session.admitted
-            if admitted > (self._in_flight[-1][0] if self._in_flight else self._acknowledged):
+            if admitted > (self._in_flight[-1][0] if self._in_flight else max(self._acknowledged, self._lost)):
                 self._in_flight.append((admitted, len(frame)))
                 self._in_flight_bytes += len(frame)
                 return
@@ -261,6 +271,8 @@ class Connection:
     async def finish(self) -> None:
         """Wait for the acknowledgements of all that was taken; the peer says nothing more."""
         await self.settle(self._loop.time() + self._service.settings.drain_seconds)
+        if self._in_flight:
+            self.end("not everything is acknowledged yet")
         self.outbound.end()
 
     async def settle(self, until: float) -> None:
@@ -295,7 +307,9 @@ class Connection:
             self._settle(self._acknowledged)
         elif which == "fault":
             self._settle(self._session.committed)
-            if self._session.admitted == self._session.committed:
+            if message.fault.code == "POISONED":  # what the failed log had numbered stays admitted
+                self._lost = self._session.admitted
+            if self._session.admitted in (self._session.committed, self._lost):
                 self._settle(1 << 63)
         elif which == "pressure":
             self._send_window()

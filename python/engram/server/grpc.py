@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from engram._exceptions import EngramError, InvalidArgument, Timeout, TooLarge
+from engram._exceptions import EngramError, InvalidArgument, Timeout, TooLarge, Unavailable
 from engram.server import streams
-from engram.server.connection import Connection
+from engram.server.connection import Connection, Signal, check_size
 from engram.server.log import log
 from engram.server.service import Service
 from engram.server.status import abort
@@ -26,10 +27,16 @@ _CALLS_BESIDE = 1_000  # of one client, besides its streams: more wait
 _OPEN_SECONDS = 10.0
 _NONSENSE_SECONDS = 0.25
 _LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
+_STOPPING = "the server is stopping"
+_FLUSH_SECONDS = 1.0
+_ANSWER_BYTES_MAX = 68 << 20
+#: How a call ends that nobody waits for; all else is told, also what is no Exception, as a panic in the engine.
+_ENDS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 _SWEEPS = 10  # looks for idle streams in the time that makes one idle
 
 
-def _parse(kind: Any, message: bytes) -> Any:
+def _parse(kind: Any, message: bytes, bytes_max: int) -> Any:
+    check_size(message, bytes_max)
     try:
         return kind.FromString(message)
     except Exception:
@@ -49,14 +56,20 @@ class GrpcServer:
     def __init__(self, service: Service) -> None:
         settings = service.settings
         self._service = service
+        self._bytes_max = settings.message_bytes_max
         self._connections: set[Connection] = set()
+        self._streams = 0  # those that have not begun, too
+        self._under_way = 0
+        self._over = Signal()  # one of them
         self._sweeping: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
         calls_max = settings.streams_max + _CALLS_BESIDE
         options = [
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", settings.message_bytes_max),
-            ("grpc.max_send_message_length", settings.message_bytes_max + (1 << 20)),
+            # More than is taken: who sends it is told so. What is larger still gRPC refuses in its own way.
+            ("grpc.max_receive_message_length", 2 * settings.message_bytes_max),
+            # One memory may be larger than what else goes into a message.
+            ("grpc.max_send_message_length", _ANSWER_BYTES_MAX),
             ("grpc.max_metadata_size", settings.metadata_bytes_max),
             ("grpc.max_concurrent_streams", calls_max),
             # What the loop has not taken up yet: from a thousand on gRPC would drop some by chance.
@@ -88,10 +101,16 @@ class GrpcServer:
 
     def _unary(self, name: str, kind: Any) -> Callable[[bytes, _Context], Awaitable[bytes]]:
         async def handler(message: bytes, context: _Context) -> bytes:
+            with self._call():
+                return await answered(message, context)
+
+        async def answered(message: bytes, context: _Context) -> bytes:
             try:
-                answer = await self._service.answer(name, _parse(kind, message))
+                answer = await self._service.answer(name, _parse(kind, message, self._bytes_max))
                 return answer.SerializeToString()
-            except Exception as error:
+            except _ENDS:
+                raise
+            except BaseException as error:
                 await abort(context, error)
                 raise
 
@@ -101,10 +120,13 @@ class GrpcServer:
         async def handler(message: bytes, context: _Context) -> AsyncIterator[bytes]:
             began, count = time.perf_counter(), 0
             try:
-                async for answer in call(self._service, _parse(kind, message)):
-                    count += 1
-                    yield answer
-            except Exception as error:
+                with self._call():
+                    async for answer in call(self._service, _parse(kind, message, self._bytes_max)):
+                        count += 1
+                        yield answer
+            except _ENDS:
+                raise
+            except BaseException as error:
                 await abort(context, error)
             micros = round((time.perf_counter() - began) * 1e6)
             context.set_trailing_metadata((("engram-micros", str(micros)), ("engram-batches", str(count))))
@@ -114,9 +136,19 @@ class GrpcServer:
     # ---- observing ---------------------------------------------------------------------------------------------------
 
     async def _observe(self, _: AsyncIterator[bytes], context: _Context) -> None:
+        self._streams += 1
+        try:
+            with self._call():
+                await self._serve(context)
+        finally:
+            self._streams -= 1
+
+    async def _serve(self, context: _Context) -> None:
         try:
             connection = await self._open(context)
-        except Exception as error:
+        except _ENDS:
+            raise
+        except BaseException as error:
             await _refuse(context, error)
             return
         self._connections.add(connection)
@@ -131,18 +163,34 @@ class GrpcServer:
             await _refuse(context, connection.outbound.error)
 
     async def _open(self, context: _Context) -> Connection:
-        if len(self._connections) >= self._service.settings.streams_max:
-            text = f"{len(self._connections)} streams are open; close some"
+        if self._streams > self._service.settings.streams_max:
+            text = f"{self._streams - 1} streams are open; close some"
             raise TooLarge(text, field="streams", index=None)
-        try:
-            async with asyncio.timeout(_OPEN_SECONDS):
-                message: Any = await context.read()
-        except TimeoutError:
-            raise Timeout("the stream did not begin with Open in time") from None
-        asked = pb.ObserveRequest() if message is grpc.aio.EOF else _parse(pb.ObserveRequest, message)
+        message = await self._first(context)
+        asked = pb.ObserveRequest() if message is grpc.aio.EOF else _parse(pb.ObserveRequest, message, self._bytes_max)
         if asked.WhichOneof("what") != "open":
             raise InvalidArgument("a stream begins with Open", field="message", index=None)
-        return await Connection.open(self._service, asked.open)
+        connection = await Connection.open(self._service, asked.open)
+        if self._service.is_leaving:
+            connection.detach()
+            raise Unavailable(_STOPPING)
+        return connection
+
+    async def _first(self, context: _Context) -> Any:
+        """What the peer says first, unless the server ends."""
+        read: Any = context.read()
+        reading, leaving = asyncio.ensure_future(read), asyncio.ensure_future(self._service.left())
+        try:
+            both = (reading, leaving)
+            done, _ = await asyncio.wait(both, timeout=_OPEN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            reading.cancel()
+        if leaving in done:
+            raise Unavailable(_STOPPING)
+        if reading not in done:
+            raise Timeout("the stream did not begin with Open in time")
+        return reading.result()
 
     async def _read(self, context: _Context, connection: Connection) -> None:
         try:
@@ -156,7 +204,9 @@ class GrpcServer:
             await connection.finish()
         except EngramError as error:
             connection.outbound.end(error)
-        except Exception as error:
+        except _ENDS:
+            raise
+        except BaseException as error:
             log.error("a stream failed", exc_info=error)
             connection.end("the stream failed: this is a bug, please report it")
 
@@ -215,12 +265,35 @@ class GrpcServer:
         await asyncio.sleep(0)
         connections = [*self._connections]
         for connection in connections:
-            connection.leave("the server is stopping")
+            connection.leave(_STOPPING)
         until = asyncio.get_running_loop().time() + drain_seconds
         for connection in connections:
             await connection.settle(until)
-            connection.end("the server is stopping")
-        await stopping
+            connection.end(_STOPPING)
+        await self._ended(stopping)
         await asyncio.sleep(_LATE_SECONDS)
         if self._sweeping is not None:
             self._sweeping.cancel()
+
+    async def _ended(self, stopping: asyncio.Task[None]) -> None:
+        """Wait for the calls that are under way. Who watches our health would stay to the end: it is not waited for."""
+        quiet = asyncio.create_task(self._no_call())
+        await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
+        quiet.cancel()
+        await asyncio.wait((stopping,), timeout=_FLUSH_SECONDS)  # what was answered is on its way
+        if not stopping.done():
+            await self._server.stop(None)
+        await stopping
+
+    async def _no_call(self) -> None:
+        while self._under_way:
+            await self._over.wait()
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._over.set()

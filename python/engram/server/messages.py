@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram._exceptions import InvalidArgument
-from engram._types import EPOCH, Memory, to_datetime
+from engram._types import Memory, to_datetime
 from engram.v1 import service_pb2 as pb
 
 _PAGE_BYTES = 2 << 20
@@ -61,22 +61,18 @@ def how_in(how: pb.How) -> dict[str, Any]:
     }
 
 
-def _micros(moment: datetime) -> int:
-    delta = moment - EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
 def memory_out(memory: Memory) -> pb.Memory:
     """Return a memory as a message; hits are made by the engine."""
-    metadata, observed_at = memory.metadata, memory.observed_at
+    # Any 64-bit number may be a time on the wire; a datetime has bounds.
+    metadata, inner = memory.metadata, memory._inner
     out = pb.Memory(
         memory_id=memory.memory_id,
         text=memory.text,
         metadata=json.dumps(metadata, ensure_ascii=False, separators=(",", ":")) if metadata else "",
         key=memory.key,
         confidence=memory.confidence,
-        observed_at=None if observed_at is None else _micros(observed_at),
-        committed_at=_micros(memory.committed_at),
+        observed_at=inner.observed_at,
+        committed_at=inner.committed_at,
         ended=memory.ended,
     )
     vector = memory.vector

@@ -43,6 +43,8 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._stopped = threading.Event()
         self._stopping = threading.Lock()
+        self._finishing: Future[None] | None = None
+        self._own: Engine | None = None  # opened here, and to be closed
         self._thread = threading.Thread(target=self._run, name="engram-server", daemon=True)
         self._thread.start()
         try:
@@ -69,7 +71,7 @@ class Server:
         engine = self._given
         if engine is None:
             settings = self.settings
-            engine = _engine.open(settings.data, durability=settings.durability, limits=settings.limits)
+            engine = self._own = _engine.open(settings.data, durability=settings.durability, limits=settings.limits)
             log.info("recovered", data=str(settings.data), spaces=len(engine.spaces()), **engine.report)
         else:
             engine.spaces()  # `Closed`, if it is
@@ -79,9 +81,9 @@ class Server:
         self._service.begin(engine)
         await self._grpc.ready()
 
-    async def _finish(self, drain: float) -> Engine | None:
+    async def _finish(self, drain: float) -> None:
         await self._grpc.stop(drain)
-        return self._service.end()
+        self._service.end()
 
     @property
     def engine(self) -> Engine:
@@ -112,17 +114,21 @@ class Server:
         with self._stopping:
             if self._stopped.is_set():
                 return
-            engine = self._on_loop(self._finish(seconds)).result()
+            # After Ctrl-C the next call goes on with what this one began.
+            if self._finishing is None:
+                self._finishing = self._on_loop(self._finish(seconds))
+            self._finishing.result()
             self._end()
             log.info("stopped", url=self.url)
-            if engine is not None and self._given is None:
-                engine.close()
 
     def _end(self) -> None:
         self._service.close()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+        if self._own is not None:
+            self._own.close()
         self._stopped.set()
 
     def __enter__(self) -> Server:
@@ -177,6 +183,10 @@ def serve(
     """
     engine = engine_or_path if isinstance(engine_or_path, Engine) else None
     path = None if isinstance(engine_or_path, Engine | None) else Path(directory(engine_or_path))
+    of_an_engine = {"data", "durability", "limits"} & more.keys()
+    if engine is not None and of_an_engine:
+        text = f"the engine has been opened: {', '.join(sorted(of_an_engine))} come too late"
+        raise InvalidArgument(text, field=min(of_an_engine), index=None)
     if settings is None:
         settings = Settings.read(grpc=grpc, **{"data": path, **more} if path else more)
         if engine_or_path is None:

@@ -34,6 +34,7 @@ _T = TypeVar("_T")
 _LOOKED_AT_MIN = 64  # snapshots
 _LIST_MAX = 256
 _ABSORB_SLICE = 0.2
+_NAME_BYTES = 66  # of a space, in a message
 _DURABILITY = {
     "sync": frame_pb2.DURABILITY_SYNC,
     "os": frame_pb2.DURABILITY_OS,
@@ -53,6 +54,8 @@ class Service:
             "slow": ThreadPoolExecutor(settings.slow_threads, "engram-slow"),
             # Apart: a purge waits for snapshots.
             "purge": ThreadPoolExecutor(settings.slow_threads, "engram-purge"),
+            # Apart: each may look at every row.
+            "scan": ThreadPoolExecutor(settings.slow_threads, "engram-scan"),
         }
         self._snapshots: dict[str, tuple[Snapshot, Space]] = {}
         self._looked_at = _LOOKED_AT_MIN
@@ -77,13 +80,11 @@ class Service:
         """Serve this engine from now on; on the loop. Raises `InvalidArgument` if another server does."""
         self._served = engine, Hub(engine, asyncio.get_running_loop(), self.settings.read_threads)
 
-    def end(self) -> Engine | None:
-        """Serve it no more; on the loop. Returns it."""
-        if self._served is None:
-            return None
-        (engine, hub), self._served = self._served, None
-        hub.close()
-        return engine
+    def end(self) -> None:
+        """Serve it no more; on the loop."""
+        if self._served is not None:
+            (_, hub), self._served = self._served, None
+            hub.close()
 
     async def on_pool(self, pool: str, call: Callable[[], _T]) -> _T:
         """Call on a thread; if who waits is cancelled, the call is given up."""
@@ -94,18 +95,29 @@ class Service:
             cancel.set()
             raise
 
-    async def answer(self, method: str, request: Message) -> Message:
+    async def answer(self, method: str, request: Any) -> Message:
         """Answer a call that has one answer."""
         if method == "WaitAbsorbed":
             return await self._wait_absorbed(request)
         pool, call = UNARY[method]
         if getattr(request, "purge", False):
             pool = "purge"
+        elif method in _MAY_SCAN and request.view.where:
+            pool = "scan"
         return await self.on_pool(pool, partial(call, self, request))
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the server is ending."""
+        return self._leaving.is_set()
 
     def leave(self) -> None:
         """Whoever only listens is to go; on the loop."""
         self._leaving.set()
+
+    async def left(self) -> None:
+        """Wait until the server ends."""
+        await self._leaving.wait()
 
     async def pause(self, seconds: float) -> None:
         """Wait; `Unavailable` as soon as the server ends."""
@@ -123,7 +135,7 @@ class Service:
     def space(self, request: Any) -> Space:
         """Return the space that is meant: by its name, and by its id if the peer knows that."""
         space = self.engine.space(request.space)
-        if request.space_id not in (0, space._core.id):
+        if request.space_id not in (0, space._core.tag):
             raise NotFound(f'space "{request.space}" (dropped) not found')
         return space
 
@@ -139,7 +151,7 @@ class Service:
         snapshot, space = self._snapshots.get(view.snapshot, (None, None))
         if snapshot is None or space is None:
             raise SnapshotExpired("the snapshot was released, or has expired; open a new one")
-        if view.space != space.name or view.space_id not in (0, space._core.id):
+        if view.space != space.name or view.space_id not in (0, space._core.tag):
             raise InvalidArgument("the snapshot is of another space", field="snapshot", index=None)
         return snapshot
 
@@ -151,7 +163,7 @@ class Service:
             text = f"{len(flat)} components are not {request.count} vectors"
             raise InvalidArgument(text, field="vectors", index=None)
         size = request.count * request.k * 12
-        if size > self.settings.message_bytes_max:
+        if request.k <= self.engine.limits["recall_k_max"] and size > self.settings.message_bytes_max:
             raise TooLarge(f"the answer would take {size} bytes; ask for fewer at once", field="k", index=None)
         cues = flat.reshape(request.count, -1) if request.count else flat.reshape(0, self.space(request.view).dim)
         how = how_in(request.how)
@@ -260,13 +272,15 @@ class Service:
             dim=space.dim,
             metric=space.metric,
             durability=space.durability,
-            id=space._core.id,
+            id=space._core.tag,
             limits={**self.engine.limits, "message_bytes_max": self.settings.message_bytes_max},
         )
 
-    def list_spaces(self, _: pb.ListSpacesRequest) -> pb.ListSpacesResponse:
+    def list_spaces(self, request: pb.ListSpacesRequest) -> pb.ListSpacesResponse:
         """Names."""
-        return pb.ListSpacesResponse(spaces=self.engine.spaces())
+        names = [name for name in self.engine.spaces() if name > request.after]
+        most = max(1, self.settings.message_bytes_max // 2 // _NAME_BYTES)
+        return pb.ListSpacesResponse(spaces=names[:most], more=len(names) > most)
 
     def drop_space(self, request: pb.DropSpaceRequest) -> pb.DropSpaceResponse:
         """Remove a space."""
@@ -325,7 +339,7 @@ class Service:
         if request.space:
             figures = self.space(request).stats()
         else:
-            figures = {**self.engine.stats(), "report": self.engine.report}
+            figures = {**self.engine.stats(), "report": self.engine.report, "limits": self.engine.limits}
         return pb.StatsResponse(stats=json.dumps(figures, default=str))
 
 
@@ -335,10 +349,11 @@ def _only_space(view: pb.View, *names: str) -> None:
             raise InvalidArgument(f"view.{name} has no meaning here", field=name, index=None)
 
 
+_MAY_SCAN = ("List", "Count")
 #: Method → pool and function.
 UNARY: dict[str, tuple[str, Callable[[Service, Any], Message]]] = {
     "PutObservations": ("write", Service.put_observations),
-    "RecallBatch": ("read", Service.recall_batch),
+    "RecallBatch": ("scan", Service.recall_batch),
     "Get": ("read", Service.get),
     "List": ("read", Service.list),
     "Count": ("read", Service.count),

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from engram._convert import SECONDS_MAX
 from engram._exceptions import InvalidArgument
 
 _MIB = 1 << 20
+_COUNT_MAX = 1_000_000
 
 
 class Settings(BaseSettings):
@@ -56,17 +58,17 @@ class Settings(BaseSettings):
     durability: Literal["sync", "os", "memory"] = "sync"
     limits: dict[str, int] = {}
     reflection: bool = False
-    drain_seconds: float = Field(default=10.0, ge=0)
+    drain_seconds: float = Field(default=10.0, ge=0, le=SECONDS_MAX)
     read_threads: int = Field(default=8, ge=1, le=256)
     write_threads: int = Field(default=16, ge=1, le=256)
     slow_threads: int = Field(default=4, ge=1, le=64)
     message_bytes_max: int = Field(default=4 * _MIB, ge=64 << 10, le=64 * _MIB)
     metadata_bytes_max: int = Field(default=16 << 10, ge=1 << 10, le=_MIB)
-    streams_max: int = Field(default=10_000, ge=1)
-    snapshots_max: int = Field(default=10_000, ge=1)
-    outbound_bytes_max: int = Field(default=_MIB, ge=16 << 10)
-    idle_seconds_max: float = Field(default=300.0, gt=0)
-    keepalive_seconds: float = Field(default=30.0, ge=1)
+    streams_max: int = Field(default=10_000, ge=1, le=_COUNT_MAX)
+    snapshots_max: int = Field(default=10_000, ge=1, le=_COUNT_MAX)
+    outbound_bytes_max: int = Field(default=_MIB, ge=16 << 10, le=1_024 * _MIB)
+    idle_seconds_max: float = Field(default=300.0, gt=0, le=SECONDS_MAX)
+    keepalive_seconds: float = Field(default=30.0, ge=1, le=SECONDS_MAX)
     log: Literal["console", "json"] = "console"
 
     @classmethod
@@ -81,13 +83,22 @@ class Settings(BaseSettings):
         """Arguments, then the environment; a file is given through `read`."""
         return init_settings, env_settings
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _named(cls, path: Any) -> Any:
+        if path == "":
+            raise ValueError('an empty path: name a directory, or "." for this one')
+        return path
+
     @field_validator("grpc")
     @classmethod
     def _loopback(cls, address: str) -> str:
         host, colon, port = address.rpartition(":")
         if not colon or not port.isdigit() or int(port) > 65_535:
             raise ValueError(f'{address!r} is not HOST:PORT, like "127.0.0.1:7637"')
-        bare = host.strip("[]")
+        bare = host.removeprefix("[").removesuffix("]")
+        if ":" in bare and bare == host:
+            raise ValueError(f"an IPv6 address stands in brackets: [{host}]:{port}")
         try:
             loopback = bare == "localhost" or ipaddress.ip_address(bare).is_loopback
         except ValueError:
@@ -107,10 +118,16 @@ class Settings(BaseSettings):
             if unknown:
                 names = ", ".join(sorted(unknown))
                 raise InvalidArgument(f"no such setting: {names}", field=min(unknown), index=None)
-            from_environment = cls(**given).model_fields_set
-            return cls(**{name: value for name, value in in_file.items() if name not in from_environment}, **given)
+            nearer = cls(**given)
+            limits = in_file.get("limits")
+            if isinstance(limits, dict) and "limits" in nearer.model_fields_set:  # one by one, as the rest
+                given["limits"] = {**limits, **nearer.limits}
+            left = {name: value for name, value in in_file.items() if name not in nearer.model_fields_set}
+            return cls(**left, **given)
         except OSError as error:
             raise InvalidArgument(f"{file}: {error.strerror}", field="config", index=None) from None
+        except SettingsError as error:
+            raise InvalidArgument(f"environment: {error}", field="environment", index=None) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidArgument(f"{file} is not TOML: {error}", field="config", index=None) from None
         except ValidationError as error:

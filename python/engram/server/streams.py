@@ -51,7 +51,9 @@ async def watch(service: Service, request: pb.WatchStatsRequest) -> AsyncIterato
     if interval < _INTERVAL_MS_MIN:
         text = f"interval_ms is {interval}; at least {_INTERVAL_MS_MIN}"
         raise InvalidArgument(text, field="interval_ms", index=None)
-    asked = pb.StatsRequest(space=request.space)
+    asked = pb.StatsRequest(space=request.space, space_id=request.space_id)
+    if request.space:  # it stays this one, whoever gets the name
+        asked.space_id = (await service.on_pool("read", partial(service.space, asked)))._core.tag
     while True:
         answer = await service.on_pool("read", partial(service.stats, asked))
         yield answer.SerializeToString()

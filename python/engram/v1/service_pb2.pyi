@@ -399,14 +399,18 @@ class SpaceResponse(_message.Message):
     def __init__(self, space: _Optional[str] = ..., dim: _Optional[int] = ..., metric: _Optional[str] = ..., durability: _Optional[str] = ..., limits: _Optional[_Mapping[str, int]] = ..., id: _Optional[int] = ...) -> None: ...
 
 class ListSpacesRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("after",)
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    def __init__(self, after: _Optional[str] = ...) -> None: ...
 
 class ListSpacesResponse(_message.Message):
-    __slots__ = ("spaces",)
+    __slots__ = ("spaces", "more")
     SPACES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     spaces: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, spaces: _Optional[_Iterable[str]] = ...) -> None: ...
+    more: bool
+    def __init__(self, spaces: _Optional[_Iterable[str]] = ..., more: bool = ...) -> None: ...
 
 class DropSpaceRequest(_message.Message):
     __slots__ = ("space",)
@@ -500,12 +504,14 @@ class StatsRequest(_message.Message):
     def __init__(self, space: _Optional[str] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class WatchStatsRequest(_message.Message):
-    __slots__ = ("space", "interval_ms")
+    __slots__ = ("space", "interval_ms", "space_id")
     SPACE_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     space: str
     interval_ms: int
-    def __init__(self, space: _Optional[str] = ..., interval_ms: _Optional[int] = ...) -> None: ...
+    space_id: int
+    def __init__(self, space: _Optional[str] = ..., interval_ms: _Optional[int] = ..., space_id: _Optional[int] = ...) -> None: ...
 
 class StatsResponse(_message.Message):
     __slots__ = ("stats",)

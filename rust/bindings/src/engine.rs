@@ -154,6 +154,7 @@ impl Engine {
         d.set_item("batch_items_max", c.batch_items_max)?;
         d.set_item("batch_bytes_max", c.batch_bytes_max)?;
         d.set_item("admission_timeout_ms", c.admission_timeout_ms)?;
+        d.set_item("recall_k_max", c.recall_k_max)?;
         Ok(d)
     }
 

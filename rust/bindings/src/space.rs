@@ -58,10 +58,10 @@ impl Space {
         &self.inner.options.name
     }
 
-    /// Tells it from another that had its name, or has it now.
+    /// Tells it from others of its name, in any directory.
     #[getter]
-    fn id(&self) -> u64 {
-        self.inner.options.id.0
+    fn tag(&self) -> PyResult<u64> {
+        Ok(self.shared.engine()?.core().space_tag(&self.inner))
     }
 
     #[getter]

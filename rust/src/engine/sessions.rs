@@ -10,7 +10,7 @@ use crate::queue::{Committed, Level, Reply, Ticket};
 use crate::records::{
     AckRun, FrameView, Rejected, check_frame, check_items, encode_absorbed, encode_fault, encode_pressure,
 };
-use crate::session::{Claim, Known, Priority, Session, SessionState, Token, Window};
+use crate::session::{Claim, Known, Priority, Session, SessionState, Token, Window, space_tag};
 use crate::store::{Attached, Order, Piece, Space, Speaker, permits};
 use crate::types::{Config, Durability, Generation, Metric, SessionId};
 use crate::wal::quarantined_with;
@@ -68,6 +68,11 @@ impl Core {
     pub fn token(&self, space: &Space, session: SessionId) -> String {
         let incarnation = space.state().incarnation;
         Token { space: space.options.id, session, incarnation }.sign(&self.key)
+    }
+
+    /// Tells a space from others of its name, before and after it, here and in other directories.
+    pub fn space_tag(&self, space: &Space) -> u64 {
+        space_tag(space.options.id, &self.key)
     }
 
     /// Orders a new session; None: too many orders are on their way.
@@ -329,12 +334,12 @@ impl Core {
         };
         match take() {
             Ok(()) => Ok(None),
-            Err(
-                error @ (Error::Closed { .. } | Error::NotFound { .. } | Error::SessionExpired { .. } | Error::Fenced),
-            ) => Err(error),
+            Err(error @ (Error::NotFound { .. } | Error::SessionExpired { .. } | Error::Fenced)) => Err(error),
+            Err(error @ Error::Closed { .. }) if self.check_open().is_err() => Err(error),
             Err(error) => {
-                let expected = session.section().rewind();
-                Ok(Some(encode_fault(&error, first, expected)))
+                let mut section = session.section();
+                section.rewind();
+                Ok(Some(encode_fault(&error, first, section.goes_on_at(&error))))
             }
         }
     }
@@ -410,8 +415,8 @@ impl Core {
         let durability = space.durability;
         // Refused when it had been taken: nothing behind it counts, either. What is kept aside has its sequences.
         let expected = match &outcome {
-            Err(error) if !matches!(error, Error::Quarantined { .. }) => session.section().admitted() + 1,
-            _ => 0,
+            Err(Error::Quarantined { .. }) | Ok(_) => 0,
+            Err(error) => session.section().goes_on_at(error),
         };
         let known = outcome.and_then(|committed| match &again {
             Some(hashes) => self.acknowledged(&space, &session, first, hashes).map(|known| (committed, known)),

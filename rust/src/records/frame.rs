@@ -206,7 +206,9 @@ impl FrameView {
         } else if vectors == 0 {
             self.slots = vec![u32::MAX; n];
         }
-        if vectors.checked_mul(self.dim * 4) != Some(self.vectors.1 as usize) {
+        // Of no dimensions any number of vectors would fit into no bytes.
+        let size = vectors.checked_mul(self.dim * 4).filter(|_| vectors == 0 || self.dim > 0);
+        if size != Some(self.vectors.1 as usize) {
             return Err(malformed("vectors and dim do not fit together"));
         }
         Ok(self)
@@ -342,6 +344,8 @@ impl FrameView {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::check_frame;
+    use crate::types::{Config, Metric};
     use proptest::prelude::*;
     use prost::Message;
 
@@ -416,6 +420,43 @@ mod tests {
             }
             // What prost writes, we read: packed and in its own field order.
             prop_assert_eq!(FrameView::parse(&oracle.encode_to_vec()).unwrap().count(), items.len());
+        }
+
+        /// Whatever fields say, and do not say of each other.
+        #[test]
+        fn any_fields_are_a_typed_answer(
+            (n, dim, lengths) in (0usize..4, 0u32..3, prop::array::uniform7(0usize..4)),
+            present in prop::collection::vec(0u8..4, 4),
+            texts in prop::collection::vec("[a-z]{0,2}", 4),
+            metadata in prop::collection::vec(prop::collection::vec(0u8..9, 0..2), 4),
+            keys in prop::collection::vec("[a-b]{0,1}", 4),
+            (observed_at, confidence) in (prop::collection::vec(any::<i64>(), 4), prop::collection::vec(-0.1f32..1.1, 4)),
+            vectors in prop::collection::vec(any::<f32>(), 8),
+        ) {
+            fn cut<T: Clone>(all: &[T], to: usize) -> Vec<T> {
+                all[..to.min(all.len())].to_vec()
+            }
+            // Mostly of the right length, or absent.
+            let to = |i: usize| [0, n, n, (n + 1) % 4][lengths[i]];
+            let frame = Frame {
+                first_sequence: 1,
+                count: n as u32,
+                dim,
+                present: cut(&present, to(0)),
+                texts: cut(&texts, to(1)),
+                metadata: cut(&metadata, to(2)),
+                keys: cut(&keys, to(3)),
+                observed_at: cut(&observed_at, to(4)),
+                confidence: cut(&confidence, to(5)),
+                vectors: cut(&vectors, to(6) * dim as usize).iter().flat_map(|v| v.to_le_bytes()).collect(),
+            };
+            let bytes = frame.encode_to_vec();
+            for metric in [Metric::Cosine, Metric::L2, Metric::InnerProduct] {
+                if let Ok(checked) = check_frame(&bytes, 2, metric, &Config::default()) {
+                    prop_assert_eq!(checked.view.count(), n);
+                    prop_assert!(!checked.view.has_vectors() || dim == 2);
+                }
+            }
         }
 
         #[test]

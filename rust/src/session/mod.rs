@@ -14,5 +14,5 @@ mod window;
 pub use guard::ExpiryGuard;
 pub use section::{Claim, Placed, Priority, Section, Session, SessionState, Stamp};
 pub use table::Sessions;
-pub use token::Token;
+pub use token::{Token, space_tag};
 pub use window::{Known, SequenceRun, Window};

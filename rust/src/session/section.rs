@@ -207,11 +207,15 @@ impl<W> Section<W> {
         false
     }
 
-    /// A frame of a pipeline was refused: those that follow it are discarded until this one comes again. Returns where to go on.
-    pub fn rewind(&mut self) -> u64 {
-        let expected = self.admitted + 1;
-        self.expected = Some(expected);
-        expected
+    /// A frame of a pipeline was refused: those that follow it are discarded until this one comes again.
+    pub fn rewind(&mut self) {
+        self.expected = Some(self.admitted + 1);
+    }
+
+    /// Where a speaker goes on after an error. What a failed log had numbered is admitted, and never committed.
+    pub fn goes_on_at(&self, error: &Error) -> u64 {
+        let done = if matches!(error, Error::Poisoned { .. }) { self.window.committed() } else { self.admitted };
+        done + 1
     }
 
     /// The permit is taken: `count` items are pushed now, under this lock.
@@ -399,8 +403,21 @@ mod tests {
         let session = session();
         let mut s = session.section();
         assert!(!s.discards(5, 1), "nothing was refused yet");
-        assert_eq!(s.rewind(), 1);
+        s.rewind();
         assert!(s.discards(3, 1) && s.discards(2, 1) && !s.discards(1, 1) && !s.discards(3, 1));
+    }
+
+    /// What a failed log has numbered is admitted, and will not be committed: it is to be said again.
+    #[test]
+    fn after_an_error_it_goes_on() {
+        let session = session();
+        let mut s = session.section();
+        s.push(4);
+        s.number(4);
+        s.join(4, 7);
+        assert_eq!(committed(&mut s, 1, 2), [0; 0]);
+        let full = Error::DiskFull { message: String::new() };
+        assert_eq!((s.goes_on_at(&full), s.goes_on_at(&Error::Poisoned { cause: String::new() })), (5, 3));
     }
 
     /// S8, S7, S1.

@@ -10,6 +10,8 @@ use crate::types::{SessionId, SpaceId};
 const PREFIX: &str = "es1_";
 const FIELDS: usize = 8 * 3;
 const MAC: usize = 16;
+const SESSION: &[u8] = b"engram session";
+const SPACE: &[u8] = b"engram space";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
@@ -28,19 +30,9 @@ impl Token {
         out
     }
 
-    fn mac(key: &[u8; 32], fields: &[u8]) -> Hmac<Sha256> {
-        // A shorter key is one of a whole block, filled with zeros.
-        let mut block = [0; 64];
-        block[..key.len()].copy_from_slice(key);
-        let mut mac = Hmac::<Sha256>::new(&block.into());
-        mac.update(b"engram session");
-        mac.update(fields);
-        mac
-    }
-
     pub fn sign(self, key: &[u8; 32]) -> String {
         let mut bytes = self.fields();
-        let mac = Self::mac(key, &bytes).finalize().into_bytes();
+        let mac = keyed(key, SESSION, &bytes).finalize().into_bytes();
         bytes.extend_from_slice(&mac[..MAC]);
         bytes.iter().fold(PREFIX.to_owned(), |text, b| text + &format!("{b:02x}"))
     }
@@ -56,16 +48,41 @@ impl Token {
         let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect::<Option<_>>().ok_or_else(bad)?;
         let (fields, mac) = bytes.split_at(FIELDS);
         // In constant time.
-        Self::mac(key, fields).verify_truncated_left(mac).map_err(|_| bad())?;
+        keyed(key, SESSION, fields).verify_truncated_left(mac).map_err(|_| bad())?;
         let mut c = Cursor::new(fields);
         let mut next = || c.u64().ok_or_else(bad);
         Ok(Self { space: SpaceId(next()?), session: SessionId(next()?), incarnation: next()? })
     }
 }
 
+/// What a space is called outside: another directory's of the same name and number has another tag.
+pub fn space_tag(space: SpaceId, key: &[u8; 32]) -> u64 {
+    let mac = keyed(key, SPACE, &space.0.to_le_bytes()).finalize().into_bytes();
+    let mut first = [0; 8];
+    first.copy_from_slice(&mac[..8]);
+    u64::from_le_bytes(first).max(1)
+}
+
+fn keyed(key: &[u8; 32], purpose: &[u8], fields: &[u8]) -> Hmac<Sha256> {
+    // A shorter key is one of a whole block, filled with zeros.
+    let mut block = [0; 64];
+    block[..key.len()].copy_from_slice(key);
+    let mut mac = Hmac::<Sha256>::new(&block.into());
+    mac.update(purpose);
+    mac.update(fields);
+    mac
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_are_the_directorys_own() {
+        let tags = [(3, 7), (4, 7), (3, 8)].map(|(space, key)| space_tag(SpaceId(space), &[key; 32]));
+        assert_eq!(space_tag(SpaceId(3), &[7; 32]), tags[0]);
+        assert!(tags[0] != tags[1] && tags[0] != tags[2] && tags[1] != tags[2]);
+    }
 
     /// S4: only the directory's own tokens are taken; a flipped digit, another key or other text is none.
     #[test]

@@ -21,7 +21,7 @@ from engram.server import Server, Settings
 from engram.server.status import code_of, details_of
 from engram.v1 import service_pb2 as pb
 
-from .support import ServerProcess, Stream, method, raw
+from .support import ServerProcess, Stream, method, raw, reason
 
 ROOT = Path(__file__).resolve().parents[3]
 RUST_EXAMPLE = os.environ.get("ENGRAM_RUST_EXAMPLE", "")  # built by `make safety`
@@ -154,6 +154,10 @@ def test_a_message_that_is_none_is_refused(channel: grpc.Channel) -> None:
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/engram.v1.Engram/Get")(b"x" * (5 << 20))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert reason(caught.value) == "TOO_LARGE"
+    with pytest.raises(grpc.RpcError) as caught:  # by gRPC, which reads none of it
+        channel.unary_unary("/engram.v1.Engram/Get")(b"x" * (9 << 20))
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
