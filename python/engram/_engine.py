@@ -14,6 +14,7 @@ from engram import _core
 from engram._convert import Durability, Metric, directory, limits_in, plain, whole
 from engram._core import Cancel as Cancel
 from engram._core import encode_frame as encode_frame
+from engram._core import join_frames as join_frames
 from engram._exceptions import InvalidArgument
 from engram._pressure import Watch
 from engram._reads import Snapshot

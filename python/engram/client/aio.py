@@ -85,12 +85,12 @@ class AsyncObserveStream:
     ) -> int:
         """Give the stream one observation. See `ObserveStream.observe`."""
         until = deadline(timeout)
-        checked = self._stream.checked(text, vector, confidence, metadata, observed_at, key)
+        alone = self._stream.alone(text, vector, confidence, metadata, observed_at, key)
         if self._stream.is_free:
-            return self._stream.take(checked, until)
+            return self._stream.take(alone, until)
         # The loop is not held: what has to wait does so on a thread.
         ticket = self._ticket()
-        return await self._in_turn(ticket, self._stream.take, checked, until, ticket)
+        return await self._in_turn(ticket, self._stream.take, alone, until, ticket)
 
     def _ticket(self) -> Ticket:
         """Stand in line here and now: the order of the calls is the order of the sequences."""

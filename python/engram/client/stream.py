@@ -15,7 +15,7 @@ from engram._engine import encode_frame
 from engram._exceptions import Closed, EngramError, InvalidArgument, SessionExpired, Timeout, TooLarge
 from engram.client.flow import Flow
 from engram.client.frames import fits
-from engram.client.given import Given, owned
+from engram.client.given import Given
 from engram.client.link import Link
 from engram.client.turns import FULL, Ticket, Turns
 from engram.v1 import service_pb2 as pb
@@ -163,32 +163,44 @@ class ObserveStream:
         EngramError
             The stream has failed, for this reason.
         """
-        return self.take(self.checked(text, vector, confidence, metadata, observed_at, key), deadline(timeout))
+        until = deadline(timeout)
+        return self.take(self.alone(text, vector, confidence, metadata, observed_at, key), until)
 
-    def checked(self, *given: Any) -> tuple[Arguments, int]:
-        """Return an observation that can be sent, and what it would take alone."""
-        row = owned(one_row(*given))
+    def alone(
+        self,
+        text: str | None,
+        vector: Vectors | None,
+        confidence: float,
+        metadata: Metadata | None,
+        observed_at: Time,
+        key: str | None,
+    ) -> bytes:
+        """Return an observation as a frame: from now on its giver may do with it what he likes."""
+        if text is None and vector is None:
+            raise InvalidArgument("an observation needs a text or a vector", field="text", index=0)
+        row = one_row(text, vector, confidence, metadata, observed_at, key)
         self._link.check()
-        alone = self._frame(row)
-        return row, len(alone)
+        return self._frame(row)
 
-    def take(self, checked: tuple[Arguments, int], until: float | None, ticket: Ticket | None = None) -> int:
+    def take(self, alone: bytes, until: float | None, ticket: Ticket | None = None) -> int:
         """Take an observation when its turn has come and there is room; its sequence."""
         if ticket is None:
             with self._lock:
                 if self.is_free:
-                    return self._add(*checked)
+                    return self._add(alone)
         with self.turns.turn(ticket, until):
             self._wait_room(until)
             with self._lock:
-                return self._add(*checked)
+                return self._add(alone)
 
-    def _add(self, row: Arguments, size: int) -> int:
+    def _add(self, alone: bytes) -> int:
         self._check()
-        if self._given.size + size > self._frame_bytes:
+        # Full it may be too: who filled it was interrupted.
+        if self._given.size + len(alone) > self._frame_bytes or self._given.count >= self._advised:
             self._cut()
-        sequence = self._given.add(row, size)
-        if self._given.size >= self._frame_bytes or self._given.count >= self._advised:
+        given = self._given
+        sequence = given.add(alone)
+        if given.size >= self._frame_bytes or given.count >= self._advised:
             self._cut()
         elif not self._timed:
             self._soon(self._start_timer)
@@ -373,7 +385,7 @@ class ObserveStream:
     def _cut(self) -> None:
         """Make frames of the single observations; the lock is held."""
         if self._given.count:
-            self._given = self._given.cut(self._flow.opened.dim, self._flow.opened.metric)
+            self._given = self._given.cut()
             self._soon(self._hand_over)
 
     def _hand_over(self) -> None:

@@ -1,6 +1,6 @@
 //! A batch's columns, as Python gives them, to a frame.
 
-use engram_core::records::{Columns, build_frame, check_frame};
+use engram_core::records::{self, Columns, build_frame, check_frame};
 use engram_core::types::{Config, Metric};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
@@ -89,4 +89,15 @@ pub(crate) fn encode_frame<'py>(
         py.detach(|| check_frame(&frame, dim, metric, &config)).or_raise()?;
     }
     Ok(PyBytes::new(py, &frame))
+}
+
+/// Frames of one observation each, joined to frames of many: their numbers of observations, and the frames.
+#[pyfunction]
+pub(crate) fn join_frames<'py>(
+    py: Python<'py>,
+    frames: Vec<Bound<'py, PyBytes>>,
+) -> PyResult<Vec<(usize, Bound<'py, PyBytes>)>> {
+    let frames: Vec<&[u8]> = frames.iter().map(PyBytesMethods::as_bytes).collect();
+    let joined = records::join_frames(&frames).or_raise()?;
+    Ok(joined.iter().map(|(count, frame)| (*count, PyBytes::new(py, frame))).collect())
 }

@@ -20,7 +20,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use crate::columns::encode_frame;
+    use crate::columns::{encode_frame, join_frames};
     #[pymodule_export]
     use crate::completions::Heard;
     #[pymodule_export]

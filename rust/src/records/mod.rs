@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::types::Generation;
 
 pub use filter::Filter;
-pub use frame::{Columns, FrameView, TIME_ABSENT, build_frame};
+pub use frame::{Columns, FrameView, TIME_ABSENT, build_frame, join_frames};
 pub use json::metadata_json;
 pub use layout::{BLOCK, Run};
 pub use metadata::{Value, check_metadata, decode_metadata, encode_metadata};

@@ -53,6 +53,36 @@ def test_what_is_changed_after_it_was_given_is_stored_as_given(there: Any) -> No
         assert there.get(memory.memory_id).vector.tolist() == [n, 1]
 
 
+def test_an_observation_of_nothing_is_refused_and_the_stream_goes_on(there: Any) -> None:
+    """The whole stream failed, when its frame had neither texts nor vectors."""
+    with there.stream() as stream:
+        for nothing in ({}, {"metadata": {"a": 1}}, {"key": "k"}, {"confidence": 0.5}):
+            with pytest.raises(engram.InvalidArgument, match="needs a text or a vector"):
+                stream.observe(**nothing)
+        stream.observe("one")
+    assert len(there) == 1
+
+
+def test_observations_of_all_forms_leave_together(there: Any) -> None:
+    forms: list[dict[str, Any]] = [
+        {"text": "a"},
+        {"vector": [1, 2]},
+        {"text": "", "vector": [3, 4], "key": "k", "confidence": 0.5},
+        {"text": "b", "metadata": {"m": [1]}, "observed_at": 7},
+        {"text": "c", "key": "k"},
+        {"vector": [5, 6], "key": "l"},
+    ]
+    with there.stream() as stream:
+        for form in forms:
+            stream.observe(**form)
+    stored = [there.get(memory_id) or there.history("k")[0] for memory_id in range(1, 7)]
+    for form, memory in zip(forms, stored, strict=True):
+        vector = None if memory.vector is None else memory.vector.tolist()
+        assert (memory.text, memory.key, vector) == (form.get("text"), form.get("key"), form.get("vector"))
+        assert (memory.metadata, memory.confidence) == (form.get("metadata", {}), form.get("confidence", 1.0))
+        assert (memory.observed_at and memory.observed_at.timestamp()) == form.get("observed_at")
+
+
 @contextlib.contextmanager
 def interrupted(place: int) -> Iterator[list[int]]:
     """Ctrl-C at the `place`th place of a stream's own code where the interpreter looks for signals; counts them."""

@@ -2,10 +2,14 @@
 //!
 //! `build_frame` makes one from columns, `FrameView` reads one as ranges into its bytes, without copying texts or vectors.
 
+mod join;
+
 use super::Facts;
 use super::protobuf::{Field, Reader, put_bytes, put_tag, put_varint, unzigzag, zigzag};
 use crate::error::Error;
 use crate::types::Generation;
+
+pub use join::join_frames;
 
 /// `observed_at` of an item that has none.
 pub const TIME_ABSENT: i64 = i64::MIN;
