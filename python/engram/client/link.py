@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import functools
 import json
 import os
 import threading
@@ -93,9 +94,17 @@ def _said_elsewhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
 _open: weakref.WeakSet[Link] = weakref.WeakSet()
 
 
-@atexit.register
+@functools.cache
+def _close_at_exit() -> None:
+    """Before engines close, who know nothing of streams: what is registered last is called first."""
+    atexit.register(_close_all)
+
+
 def _close_all() -> None:
     for link in [*_open]:
+        for stream in [*link.streams] if not link.is_over else ():
+            with suppress(Exception):
+                stream.flush(_EXIT_SECONDS)
         with suppress(Exception):
             link.close(_EXIT_SECONDS)
 
@@ -110,7 +119,10 @@ class Link:
             text = f'{url!r} is not a url of a server, like "grpc://127.0.0.1:7637"'
             raise InvalidArgument(text, field="url", index=None)
         begin_grpc()
+        _close_at_exit()
         self.url = url
+        #: What is flushed at exit.
+        self.streams: weakref.WeakSet[Any] = weakref.WeakSet()
         _open.add(self)
         self._pid = os.getpid()
         self._closed = False

@@ -82,10 +82,11 @@ class ObserveStream:
         self.turns = Turns()  # of calls, also while they wait for room
         self._lock = threading.Lock()  # never held while anything is waited for
         self._closing = threading.Lock()
-        weakref.finalize(self, self._flow.abandon)
+        weakref.finalize(self, self._flow.abandon).atexit = False  # at exit it is flushed
         self._given = Given(self._flow.committed + 1, [])
         self._timed = False
         self._over = False
+        link.streams.add(self)
         if on_progress is not None:
             here = weakref.ref(self)
 

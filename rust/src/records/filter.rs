@@ -10,10 +10,13 @@ use super::Facts;
 use super::metadata::Value;
 use super::raw::Raw;
 use crate::error::Error;
+use crate::types::Generation;
 
 /// Conditions in one filter, and how deeply they may be nested.
 const TERMS_MAX: usize = 1_000;
 const DEPTH_MAX: usize = 16;
+type Ids = (Generation, Generation);
+const ALL_IDS: Ids = (Generation(0), Generation(u64::MAX));
 const OPERATORS: &str = "$eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $exists";
 
 /// A checked condition.
@@ -180,6 +183,22 @@ impl Filter {
             Self::Test(field, test) => field.any_value(facts, &|value| test.holds(value)),
         }
     }
+
+    /// The first and the last id that may match, as far as conditions on ids tell: others need not be looked at.
+    pub fn ids(&self) -> (Generation, Generation) {
+        match self {
+            Self::All(parts) => parts.iter().fold(ALL_IDS, |(first, last), part| {
+                let (from, to) = part.ids();
+                (first.max(from), last.min(to))
+            }),
+            Self::Any(parts) => {
+                let hull = |(first, last): Ids, (from, to): Ids| (first.min(from), last.max(to));
+                parts.iter().map(Self::ids).reduce(hull).unwrap_or(ALL_IDS)
+            }
+            Self::Test(Field::MemoryId, test) => test.ids(),
+            Self::Not(_) | Self::Test(..) => ALL_IDS,
+        }
+    }
 }
 
 impl Field {
@@ -233,6 +252,31 @@ fn any_at(value: Raw<'_>, path: &[String], test: &dyn Fn(Raw<'_>) -> bool) -> bo
 }
 
 impl Test {
+    /// As for `Filter`, of a condition on ids. Rounded to the outside.
+    fn ids(&self) -> Ids {
+        let down = |value: &Value| match value {
+            Value::Int(v) => u64::try_from(*v).unwrap_or(0),
+            Value::Float(v) => v.floor() as u64,
+            _ => 0,
+        };
+        let up = |value: &Value| match value {
+            Value::Int(v) => u64::try_from(*v).unwrap_or(0),
+            Value::Float(v) => v.ceil() as u64,
+            _ => u64::MAX,
+        };
+        let (first, last) = match self {
+            Self::Exists => return ALL_IDS,
+            Self::In(values) => match (values.numbers.first(), values.numbers.last()) {
+                (Some(first), Some(last)) => (down(first), up(last)),
+                _ => (u64::MAX, 0),
+            },
+            Self::Order(value, [less, _, greater]) => {
+                (if *less { 0 } else { down(value) }, if *greater { u64::MAX } else { up(value) })
+            }
+        };
+        (Generation(first), Generation(last))
+    }
+
     fn holds(&self, value: Raw<'_>) -> bool {
         match self {
             Self::Exists => true,
@@ -250,7 +294,6 @@ impl Test {
 mod tests {
     use super::*;
     use crate::records::encode_metadata;
-    use crate::types::Generation;
     use proptest::prelude::*;
 
     fn object(fields: &[(&str, Value)]) -> Value {
@@ -363,7 +406,47 @@ mod tests {
         assert!(Filter::parse(&object(&[("$and", empty)])).unwrap_err().to_string().contains("conditions"));
     }
 
+    fn on_ids() -> impl Strategy<Value = Value> {
+        let number = prop_oneof![(-3i64..12).prop_map(Value::Int), (-3.0f64..12.0).prop_map(Value::Float)];
+        let many = prop::collection::vec(number.clone(), 0..3).prop_map(Value::List);
+        let one = (prop::sample::select(vec!["$eq", "$ne", "$lt", "$lte", "$gt", "$gte"]), number);
+        let listed = (prop::sample::select(vec!["$in", "$nin"]), many);
+        let test = prop_oneof![one, listed].prop_map(|(operator, operand)| object(&[(operator, operand)]));
+        let field = prop::sample::select(vec!["memory_id", "memory_id", "confidence"]);
+        let leaf = (field, test).prop_map(|(field, test)| object(&[(field, test)]));
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            let joined = (prop::sample::select(vec!["$and", "$or"]), prop::collection::vec(inner.clone(), 1..3));
+            prop_oneof![
+                joined.prop_map(|(how, parts)| object(&[(how, Value::List(parts))])),
+                inner.prop_map(|part| object(&[("$not", part)])),
+            ]
+        })
+    }
+
+    #[test]
+    fn ids_are_read_off() {
+        use Value::{Float, Int, List};
+        let ids = |operator: &str, operand: Value| {
+            let (first, last) = Filter::parse(&object(&[("memory_id", object(&[(operator, operand)]))])).unwrap().ids();
+            (first.0, last.0)
+        };
+        assert_eq!((ids("$eq", Int(7)), ids("$in", List(vec![Int(9), Float(2.5)]))), ((7, 7), (2, 9)));
+        assert_eq!((ids("$gte", Int(7)), ids("$lt", Float(2.5))), ((7, u64::MAX), (0, 3)));
+        assert_eq!((ids("$ne", Int(7)), ids("$lt", Int(-1))), ((0, u64::MAX), (0, 0)));
+    }
+
     proptest! {
+        /// No id outside of what is told matches.
+        #[test]
+        fn ids_leave_nothing_out(condition in on_ids()) {
+            let filter = Filter::parse(&condition).unwrap();
+            let (first, last) = filter.ids();
+            for id in 1..14 {
+                let facts = Facts { generation: Generation(id), ..facts(&[]) };
+                prop_assert!(!filter.matches(&facts) || (first.0 <= id && id <= last.0), "{id}");
+            }
+        }
+
         /// Any bytes at all are a yes or a no.
         #[test]
         fn broken_metadata_is_no_panic(bytes in prop::collection::vec(0u8..9, 0..80)) {

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -81,6 +82,17 @@ def test_observations_of_all_forms_leave_together(there: Any) -> None:
         assert (memory.text, memory.key, vector) == (form.get("text"), form.get("key"), form.get("vector"))
         assert (memory.metadata, memory.confidence) == (form.get("metadata", {}), form.get("confidence", 1.0))
         assert (memory.observed_at and memory.observed_at.timestamp()) == form.get("observed_at")
+
+
+def test_a_program_that_leaves_a_stream_open_loses_nothing(server: Server) -> None:
+    program = f"""
+import engram
+stream = engram.connect({server.url!r}).space("s", dim=2).stream()
+for n in range(1000):
+    stream.observe(str(n))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert len(server.engine.space("s")) == 1_000
 
 
 @contextlib.contextmanager

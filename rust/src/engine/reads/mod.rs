@@ -212,7 +212,7 @@ impl Core {
         let (view, upto) = self.view_at(space, reading)?;
         let scope = Scope { upto, filter: reading.filter, pulse: reading.pulse };
         let index = if reading.exact || reading.as_of.is_some() { None } else { space.index_at(upto) };
-        let found = match index.filter(|_| !view.is_damaged_at(upto)) {
+        let found = match index.filter(|_| !scope.is_narrow() && !view.is_damaged_at(upto)) {
             Some(answers) => near(&view, &answers.index, &cues, k, reading, scope),
             None => {
                 let mut tops: Vec<TopK> = cues.iter().map(|_| TopK::new(k)).collect();

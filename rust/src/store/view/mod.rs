@@ -22,6 +22,8 @@ pub use append::AppendList;
 
 /// Rows scored together: their vectors stay in the second-level cache while several cues pass.
 const SCAN_ROWS: usize = 128;
+/// A walk through the graph costs about as much.
+const NARROW_ROWS: u64 = 1 << 12;
 /// Rows between two pulses.
 const PULSE_ROWS: usize = 1 << 14;
 /// A file is due to be written again, its dead rows into another, when one of so many is dead.
@@ -34,6 +36,20 @@ pub struct Scope<'a> {
     pub filter: Option<&'a Filter>,
     /// Asked now and then during a long walk: an error ends it (a signal came).
     pub pulse: &'a dyn Fn() -> Result<(), Error>,
+}
+
+impl Scope<'_> {
+    /// The first and the last row that may be wanted.
+    fn ends(&self) -> (Generation, Generation) {
+        let (first, last) = self.filter.map_or((Generation(0), self.upto), Filter::ids);
+        (first, last.min(self.upto))
+    }
+
+    /// Whether so few rows may be wanted that each is looked at sooner than an index.
+    pub fn is_narrow(&self) -> bool {
+        let (first, last) = self.ends();
+        (first.0 > 0 || last < self.upto) && last.0.saturating_sub(first.0) < NARROW_ROWS
+    }
 }
 
 /// Rows, and when they died.
@@ -300,7 +316,9 @@ impl View {
         dead_too: bool,
         mut each: impl FnMut(Row<'_>) -> bool,
     ) -> Result<(), Error> {
-        let mut walk = Walk::new(self, after, scope.upto, dead_too);
+        let (first, last) = scope.ends();
+        let after = after.max(Generation(first.0.saturating_sub(1)));
+        let mut walk = Walk::new(self, (after, last), scope.upto, dead_too);
         for seen in 0.. {
             let Some((held, row)) = walk.next()? else { break };
             if seen % PULSE_ROWS == 0 {
@@ -339,13 +357,14 @@ impl View {
     pub fn scan(&self, cues: &[Cue], tops: &mut [TopK], scope: Scope<'_>) -> Result<(), Error> {
         let mut scores = Vec::new();
         let mut since_pulse = 0;
-        for held in self.needed(scope.upto) {
+        let (first, last) = scope.ends();
+        for held in self.needed(scope.upto).filter(|h| h.rows.first() <= last && first <= h.rows.last()) {
             let source = held.rows;
             if let Some(error) = source.damage() {
                 return Err(error.clone());
             }
-            let end = if source.last() <= scope.upto { source.rows() } else { first_after(source, scope.upto) };
-            let mut row = 0;
+            let end = if source.last() <= last { source.rows() } else { first_after(source, last) };
+            let mut row = first_after(source, Generation(first.0.saturating_sub(1)));
             while row < end {
                 let run = source.vectors_from(row, SCAN_ROWS.min(end - row))?;
                 if !run.bytes.is_empty() {

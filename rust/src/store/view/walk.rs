@@ -8,31 +8,37 @@ use crate::types::Generation;
 pub(super) struct Walk<'a> {
     view: &'a View,
     after: Generation,
-    upto: Generation,
+    last: Generation,
     /// The part outside history, and its row.
     main: (usize, usize),
     history: Vec<(Held<'a>, usize)>,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(view: &'a View, after: Generation, upto: Generation, dead_too: bool) -> Self {
+    /// Through the rows behind `after` up to `last`, as they were at `upto`.
+    pub(super) fn new(
+        view: &'a View,
+        (after, last): (Generation, Generation),
+        upto: Generation,
+        dead_too: bool,
+    ) -> Self {
         let part = view.part_from(Generation(after.0.saturating_add(1)));
         let row = view.held(part).map_or(0, |held| first_after(held.rows, after));
         let needed = |h: &Held<'_>| h.rows.last() > after && (dead_too || !h.deaths.all_by(upto));
         let history = view.held_history().filter(needed);
         let history = history.map(|h| (h, first_after(h.rows, after))).collect();
-        Self { view, after, upto, main: (part, row), history }
+        Self { view, after, last, main: (part, row), history }
     }
 
-    /// What stands at a place, up to `upto`: a row, or damage.
+    /// What stands at a place, up to `last`: a row, or damage.
     fn stands(&self, held: Held<'_>, row: usize) -> Option<Generation> {
         if held.rows.damage().is_some() {
             // However far the watermark got: what was lost may lie before it.
             let first = held.rows.first();
-            return (first <= self.upto).then(|| first.max(Generation(self.after.0.saturating_add(1))));
+            return (first <= self.last).then(|| first.max(Generation(self.after.0.saturating_add(1))));
         }
         let at = (row < held.rows.rows()).then(|| held.rows.generation_at(row));
-        at.filter(|at| *at <= self.upto)
+        at.filter(|at| *at <= self.last)
     }
 
     pub(super) fn next(&mut self) -> Result<Option<(Held<'a>, usize)>, Error> {
