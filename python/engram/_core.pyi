@@ -19,6 +19,7 @@ __all__ = [
     "Space",
     "encode_frame",
     "inspect",
+    "join_frames",
     "simd_level",
     "verify",
 ]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from engram import _engine
 from engram._convert import directory, duration
 from engram._engine import Engine
-from engram._exceptions import InvalidArgument
+from engram._exceptions import EngramError, InvalidArgument
 from engram.server.grpc import GrpcServer
 from engram.server.log import log
 from engram.server.service import Service
@@ -127,8 +127,12 @@ class Server:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-        if self._own is not None:
-            self._own.close()
+        try:
+            if self._own is not None:
+                self._own.close()
+        except EngramError:  # it is closed nevertheless
+            self._stopped.set()
+            raise
         self._stopped.set()
 
     def __enter__(self) -> Server:

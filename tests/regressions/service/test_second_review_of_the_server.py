@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -228,3 +229,21 @@ def test_scans_hold_up_no_other_read(server: Server, channel: grpc.Channel) -> N
     assert not all(count.done() for count in counts), "the reads came while the scans went on"
     for count in counts:
         count.cancel()
+
+
+def test_long_recalls_of_one_space_hold_up_none_of_another(server: Server, channel: grpc.Channel) -> None:
+    """They were done one after the other, whoever asked."""
+    space = server.engine.space("s")
+    for _ in range(20):
+        space.observe_batch(vectors=np.ones((10_000, 2), "f4"), metadata=[{"a": 1}] * 10_000)
+    server.engine.space("quiet", dim=2).observe(vector=[1, 0])
+    cue = np.array([1, 0], "<f4").tobytes()
+    scan = pb.RecallRequest(view=pb.View(space="s", where=json.dumps({"a": 2})), vector=cue, k=1)
+    quick = pb.RecallRequest(view=pb.View(space="quiet"), vector=cue, k=1)
+    with ThreadPoolExecutor(60) as pool:
+        scans = [pool.submit(lambda: [*method(channel, "Recall")(scan)]) for _ in range(60)]
+        time.sleep(0.1)
+        for _ in range(3):
+            assert [len(answer.hits) for answer in method(channel, "Recall")(quick)] == [1]
+        done = sum(scan.done() for scan in scans)
+    assert done < 50, "the recalls came while the scans went on"

@@ -137,6 +137,7 @@ impl Engine {
     /// Has the next batch of a recall made, by one of at most `threads`; when it is, `Core::answered` names the recall.
     pub fn ask_batch(&self, recall: &Arc<AskedRecall>, threads: usize) -> Result<(), Error> {
         let (core, recall) = (Arc::clone(&self.core), Arc::clone(recall));
-        self.readers.run(threads.max(1), Box::new(move || core.make_batch(&recall)))
+        let space = recall.space.options.id;
+        self.readers.run(threads.max(1), space, Box::new(move || core.make_batch(&recall)))
     }
 }
