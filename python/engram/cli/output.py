@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from os import PathLike
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -72,6 +72,8 @@ def fail(error: BaseException, as_json: bool) -> NoReturn:
 
 def say(text: str) -> None:
     """Print; whoever reads may have gone, as `head` does. Raises OSError if it cannot be written."""
+    if cast(Any, sys.stdout) is None:  # closed by whoever called
+        return
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -86,8 +86,9 @@ class AsyncObserveStream:
         """Give the stream one observation. See `ObserveStream.observe`."""
         until = deadline(timeout)
         alone = self._stream.alone(text, vector, confidence, metadata, observed_at, key)
-        if self._stream.is_free:
-            return self._stream.take(alone, until)
+        sequence = self._stream.take_at_once(alone)
+        if sequence is not None:
+            return sequence
         # The loop is not held: what has to wait does so on a thread.
         ticket = self._ticket()
         return await self._in_turn(ticket, self._stream.take, alone, until, ticket)
@@ -100,9 +101,17 @@ class AsyncObserveStream:
 
     async def _in_turn(self, ticket: Ticket, call: Callable[..., _R], *args: Any) -> _R:
         try:
-            return await self._calls(call, *args)
-        finally:
-            self._stream.turns.leave(ticket)  # it may have been cancelled before a thread took it up
+            called = self._calls.submit(call, *args)
+        except Closed:
+            self._stream.turns.leave(ticket)
+            raise
+        # The thread leaves the line itself, if one takes it up; its turn, once begun, is not cut short.
+        called.add_done_callback(lambda _: self._stream.turns.leave(ticket))
+        try:
+            return await asyncio.wrap_future(called)
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
 
     async def observe_batch(
         self,

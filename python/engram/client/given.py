@@ -9,6 +9,13 @@ from __future__ import annotations
 from engram._engine import join_frames
 from engram.client.frames import Sent
 
+_ABSENT_BYTES = 24  # that an observation takes in a frame for what others have, and it has not
+
+
+def room_of(alone: bytes) -> int:
+    """Return how much of a frame a single observation may take."""
+    return len(alone) + _ABSENT_BYTES
+
 
 class Given:
     """Observations in order of their sequences: those of the frames, then the single ones, each a frame of one.
@@ -24,7 +31,7 @@ class Given:
 
     def __init__(self, first: int, frames: list[Sent]) -> None:
         self._first = first
-        self._single: list[tuple[bytes, int]] = []  # with the bytes of all up to it
+        self._single: list[tuple[bytes, int]] = []  # with the room of all up to it
         self.frames = frames
         self.frame_bytes = sum(len(sent.data) for sent in frames)
 
@@ -40,12 +47,12 @@ class Given:
 
     @property
     def size(self) -> int:
-        """Their bytes."""
+        """Bytes that a frame of them takes at most."""
         return self._single[-1][1] if self._single else 0
 
     def add(self, alone: bytes) -> int:
         """One more; its sequence."""
-        self._single.append((alone, self.size + len(alone)))
+        self._single.append((alone, self.size + room_of(alone)))
         return self.next - 1
 
     def cut(self) -> Given:

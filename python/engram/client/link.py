@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -101,10 +102,11 @@ def _close_at_exit() -> None:
 
 
 def _close_all() -> None:
+    until = time.monotonic() + _EXIT_SECONDS
     for link in [*_open]:
-        for stream in [*link.streams] if not link.is_over else ():
+        for stream in link.streams.copy() if not link.is_over else ():
             with suppress(Exception):
-                stream.flush(_EXIT_SECONDS)
+                stream.flush(max(until - time.monotonic(), 0.0))
         with suppress(Exception):
             link.close(_EXIT_SECONDS)
 

@@ -15,9 +15,9 @@ from engram._engine import encode_frame
 from engram._exceptions import Closed, EngramError, InvalidArgument, SessionExpired, Timeout, TooLarge
 from engram.client.flow import Flow
 from engram.client.frames import fits
-from engram.client.given import Given
+from engram.client.given import Given, room_of
 from engram.client.link import Link
-from engram.client.turns import FULL, Ticket, Turns
+from engram.client.turns import Ticket, Turns
 from engram.v1 import service_pb2 as pb
 
 FRAME_BYTES = 256 << 10
@@ -26,6 +26,7 @@ _FLUSH_SECONDS = 10.0
 _CLOSE_SECONDS = 30.0  # after an error, or Ctrl-C
 _ANSWER_SECONDS = 2.0
 _AGAIN_SECONDS = 0.1
+_FULL = "the buffer stays full: the server takes less than is observed"
 
 #: Called with the stream after acknowledgements.
 OnProgress: TypeAlias = "Callable[[ObserveStream], None]"
@@ -79,9 +80,10 @@ class ObserveStream:
         self._items_max, self._bytes_max = limits["batch_items_max"], limits["batch_bytes_max"]
         self._message_bytes_max = limits["message_bytes_max"]
         self._frame_bytes = min(FRAME_BYTES, self._message_bytes_max * 3 // 4, self._bytes_max)
-        self.turns = Turns()  # of calls, also while they wait for room
+        self.turns = Turns(_FULL)  # of calls, also while they wait for room
         self._lock = threading.Lock()  # never held while anything is waited for
-        self._closing = threading.Lock()
+        self._closers = Turns("another thread is closing the stream")
+        self._failure: BaseException | None = None  # of the end
         weakref.finalize(self, self._flow.abandon).atexit = False  # at exit it is flushed
         self._given = Given(self._flow.committed + 1, [])
         self._timed = False
@@ -185,19 +187,23 @@ class ObserveStream:
 
     def take(self, alone: bytes, until: float | None, ticket: Ticket | None = None) -> int:
         """Take an observation when its turn has come and there is room; its sequence."""
-        if ticket is None:
-            with self._lock:
-                if self.is_free:
-                    return self._add(alone)
+        sequence = self.take_at_once(alone) if ticket is None else None
+        if sequence is not None:
+            return sequence
         with self.turns.turn(ticket, until):
             self._wait_room(until)
             with self._lock:
                 return self._add(alone)
 
+    def take_at_once(self, alone: bytes) -> int | None:
+        """Take it, unless somebody is before it or there is no room."""
+        with self._lock:
+            return None if self.turns.taken or not self._has_room else self._add(alone)
+
     def _add(self, alone: bytes) -> int:
         self._check()
         # Full it may be too: who filled it was interrupted.
-        if self._given.size + len(alone) > self._frame_bytes or self._given.count >= self._advised:
+        if self._given.size + room_of(alone) > self._frame_bytes or self._given.count >= self._advised:
             self._cut()
         given = self._given
         sequence = given.add(alone)
@@ -294,12 +300,15 @@ class ObserveStream:
 
     def close(self, timeout: float | None = None) -> None:
         """Flush, and end the session: its token is worth nothing afterwards. Twice is fine; in a fork, nothing."""
-        if self._link.is_elsewhere:
+        until = deadline(timeout)
+        if (self._over and not self._closers.taken) or self._link.is_elsewhere:
             return
-        deadline(timeout)
-        with self._closing:
+        self._link.check()
+        with self._closers.turn(None, until):
             if not self._over:
                 self._close(timeout)
+            elif self._failure is not None:  # of whom it waited for
+                raise self._failure
 
     def _close(self, timeout: float | None) -> None:
         with self._lock:
@@ -309,6 +318,9 @@ class ObserveStream:
             self._link.call(self.settling(timeout))
             # Everything is acknowledged: only the answer is on its way.
             self._link.call(self._end(_CLOSE_SECONDS if timeout is None else max(timeout, _ANSWER_SECONDS)))
+        except BaseException as error:
+            self._failure = error
+            raise
         finally:
             # Closed or not, nobody speaks here any more; the token goes on.
             if not self._link.is_over:
@@ -335,10 +347,14 @@ class ObserveStream:
 
     def detach(self) -> None:
         """Give the stream up without ending the session: whoever has the token goes on with it, within a week."""
-        if not self._over and not self._link.is_elsewhere:
+        if self._over or self._link.is_elsewhere:
+            return
+        if self._link.is_over:
             self._over = True
-            if not self._link.is_over:
-                self._link.call(self._flow.detach())
+            return
+        self._link.check()
+        self._over = True
+        self._link.call(self._flow.detach())
 
     # ---- frames ------------------------------------------------------------------------------------------------------
 
@@ -352,11 +368,6 @@ class ObserveStream:
     def link(self) -> Link:
         """The connection."""
         return self._link
-
-    @property
-    def is_free(self) -> bool:
-        """Whether an observation would find room, and no other call before it."""
-        return self._has_room and not self.turns.taken
 
     @property
     def _has_room(self) -> bool:
@@ -373,7 +384,7 @@ class ObserveStream:
             async with asyncio.timeout(_left(until)):
                 await self._flow.room(self._buffer_bytes)
         except TimeoutError:
-            raise Timeout(FULL) from None
+            raise Timeout(_FULL) from None
 
     def _start_timer(self) -> None:
         self._link.loop.call_later(FRAME_SECONDS, self._tick)

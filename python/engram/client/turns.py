@@ -6,22 +6,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 
 from engram._exceptions import Timeout
 
-FULL = "the buffer stays full: the server takes less than is observed"
-
 
 class Ticket(Future[None]):
-    """A place in the line; done when its turn has come."""
+    """A place in the line; done when its turn has come. Cancelled, it does not wait for that any more."""
 
 
 class Turns:
     """The line. A ticket leaves it at any time, whatever has become of it: who is interrupted is in nobody's way."""
 
-    def __init__(self) -> None:
+    def __init__(self, late: str) -> None:
+        self._late = late  # what is said to who waited too long
         self._lock = threading.Lock()
         self._line: deque[Ticket] = deque()
 
@@ -34,15 +33,18 @@ class Turns:
         """Stand at the end of the line."""
         with self._lock:
             self._line.append(ticket)
-            if self._line[0] is ticket:
-                ticket.set_result(None)
+            self._call()
 
     def leave(self, ticket: Ticket) -> None:
         """Go; twice is fine."""
         with self._lock:
             if ticket in self._line:
                 self._line.remove(ticket)
-            if self._line and not self._line[0].done():
+            self._call()
+
+    def _call(self) -> None:
+        if self._line and not self._line[0].done():
+            with suppress(InvalidStateError):  # cancelled meanwhile: it will leave
                 self._line[0].set_result(None)
 
     @contextmanager
@@ -55,7 +57,7 @@ class Turns:
             try:
                 mine.result(None if until is None else max(until - time.monotonic(), 0.0))
             except TimeoutError:
-                raise Timeout(FULL) from None
+                raise Timeout(self._late) from None
             yield
         finally:
             self.leave(mine)

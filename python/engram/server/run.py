@@ -101,7 +101,7 @@ class Server:
         ----------
         drain : float, optional
             Seconds for that; by default `drain_seconds` of the settings. What was acknowledged is safe in any case.
-            In a fork nothing is done.
+            In a fork nothing is done. After Ctrl-C another call goes on with what the first has begun.
 
         Raises
         ------
@@ -117,7 +117,11 @@ class Server:
             # After Ctrl-C the next call goes on with what this one began.
             if self._finishing is None:
                 self._finishing = self._on_loop(self._finish(seconds))
-            self._finishing.result()
+            try:
+                self._finishing.result()
+            except Exception:
+                self._end()
+                raise
             self._end()
             log.info("stopped", url=self.url)
 

@@ -161,6 +161,13 @@ def test_who_does_not_read_is_no_error_and_a_full_disk_is(data: Path) -> None:
     os.close(writing)
 
 
+def test_output_that_is_closed_is_no_damage(data: Path) -> None:
+    for more in ("", " --json"):
+        line = f"exec '{sys.executable}' -m engram.cli stats --data '{data}'{more} >&-"
+        said = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, timeout=60)
+        assert (said.returncode, said.stderr) == (0, "")
+
+
 def test_an_example_that_sends_nothing_ends_well() -> None:
     with engram.serve(grpc="127.0.0.1:0") as server:
         arguments = [sys.executable, str(EXAMPLE), server.url, "--seconds", "0", "--dim", "2"]
