@@ -190,10 +190,12 @@ class ObserveStream:
         sequence = self.take_at_once(alone) if ticket is None else None
         if sequence is not None:
             return sequence
-        with self.turns.turn(ticket, until):
-            self._wait_room(until)
-            with self._lock:
-                return self._add(alone)
+        return self.turns.run(lambda: self._take_in_turn(alone, until), ticket, until)
+
+    def _take_in_turn(self, alone: bytes, until: float | None) -> int:
+        self._wait_room(until)
+        with self._lock:
+            return self._add(alone)
 
     def take_at_once(self, alone: bytes) -> int | None:
         """Take it, unless somebody is before it or there is no room."""
@@ -243,16 +245,15 @@ class ObserveStream:
     def take_batch(self, given: tuple[Any, ...], until: float | None, ticket: Ticket | None = None) -> range:
         """Take the observations of these columns, one behind the other; their sequences."""
         self._link.check()
-        with self.turns.turn(ticket, until):
-            texts, vectors, metadata, confidence, observed_at, keys = given
-            columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
-            _one_moment(columns)
-            # Before any is taken. A frame of several is cut far below it.
-            for row in columns.larger(self._flow.opened.dim, self._frame_bytes):
-                self._frame(columns.arguments(row))
-            return self._take_pieces(columns, until)
+        return self.turns.run(lambda: self._take_batch_in_turn(given, until), ticket, until)
 
-    def _take_pieces(self, columns: Columns, until: float | None) -> range:
+    def _take_batch_in_turn(self, given: tuple[Any, ...], until: float | None) -> range:
+        texts, vectors, metadata, confidence, observed_at, keys = given
+        columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
+        _one_moment(columns)
+        # Before any is taken. A frame of several is cut far below it.
+        for row in columns.larger(self._flow.opened.dim, self._frame_bytes):
+            self._frame(columns.arguments(row))
         first = None
         for rows in columns.pieces(self._flow.opened.dim, self._advised, self._frame_bytes):
             frame = self._frame(columns.arguments(rows))
@@ -304,13 +305,13 @@ class ObserveStream:
         if (self._over and not self._closers.taken) or self._link.is_elsewhere:
             return
         self._link.check()
-        with self._closers.turn(None, until):
-            if not self._over:
-                self._close(timeout)
-            elif self._failure is not None:  # of whom it waited for
-                raise self._failure
+        self._closers.run(lambda: self._close(timeout), None, until)
 
     def _close(self, timeout: float | None) -> None:
+        if self._over:
+            if self._failure is not None:  # of whom it waited for
+                raise self._failure
+            return
         with self._lock:
             self._cut()
             self._over = True

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from typing import TypeVar
 
 from engram._exceptions import Timeout
+
+_T = TypeVar("_T")
 
 
 class Ticket(Future[None]):
@@ -47,9 +50,8 @@ class Turns:
             with suppress(InvalidStateError):  # cancelled meanwhile: it will leave
                 self._line[0].set_result(None)
 
-    @contextmanager
-    def turn(self, ticket: Ticket | None, until: float | None) -> Iterator[None]:
-        """Wait for the turn of a ticket, or a new one, and have it. Raises `Timeout` at `until`, a monotonic time."""
+    def run(self, call: Callable[[], _T], ticket: Ticket | None, until: float | None) -> _T:
+        """Call when the turn of a ticket, or a new one, has come. Raises `Timeout` at `until`, a monotonic time."""
         mine = Ticket() if ticket is None else ticket
         try:
             if ticket is None:
@@ -58,6 +60,10 @@ class Turns:
                 mine.result(None if until is None else max(until - time.monotonic(), 0.0))
             except TimeoutError:
                 raise Timeout(self._late) from None
-            yield
+            return call()
         finally:
-            self.leave(mine)
+            try:
+                self.leave(mine)
+            except KeyboardInterrupt:  # whoever waits behind does not know of it
+                self.leave(mine)
+                raise
