@@ -29,7 +29,7 @@ _NONSENSE_SECONDS = 0.25
 _LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
 _STOPPING = "the server is stopping"
 _FLUSH_SECONDS = 1.0
-_ANSWER_BYTES_MAX = 68 << 20
+_ANSWER_BYTES_MAX = 68 << 20  # what our clients take
 #: How a call ends that nobody waits for; all else is told, also what is no Exception, as a panic in the engine.
 _ENDS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 _SWEEPS = 10  # looks for idle streams in the time that makes one idle

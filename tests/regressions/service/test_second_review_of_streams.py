@@ -26,19 +26,6 @@ from engram.client import turns as turns_module
 from engram.server import Server
 from integration.service.support import ServerProcess
 
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with engram.open() as engine, engram.serve(engine, grpc="127.0.0.1:0") as server:
-        yield server
-
-
-@pytest.fixture
-def there(server: Server) -> Iterator[Any]:
-    with engram.connect(server.url) as remote:
-        yield remote.space("s", dim=2)
-
-
 # ---- a stream keeps what it was given --------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,19 +11,6 @@ import pytest
 import engram
 import engram.aio
 from engram.server import Server
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with engram.open() as engine, engram.serve(engine, grpc="127.0.0.1:0") as server:
-        yield server
-
-
-@pytest.fixture
-def there(server: Server) -> Iterator[Any]:
-    with engram.connect(server.url) as remote:
-        yield remote.space("s", dim=2)
-
 
 # ---- what ends -------------------------------------------------------------------------------------------------------
 
