@@ -80,7 +80,8 @@ async def connect(url: str, *, timeout: float = 10.0, threads: int = _THREADS) -
     timeout : float
         Seconds to try for.
     threads : int
-        Calls that may be under way at once; further ones wait. Flushing a stream needs none.
+        Calls that may be under way at once; further ones wait. Streams that flush, or wait for room,
+        need none.
     """
     from engram.client.aio import open_remote  # brings gRPC
 

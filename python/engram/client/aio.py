@@ -7,9 +7,9 @@ belongs to the loop that made it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Coroutine, Iterable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from engram._aio_session import Calls
 from engram._convert import Durability, Metadata, Metric, Priority, Time, Vectors
@@ -17,9 +17,6 @@ from engram._exceptions import Closed
 from engram.aio import AsyncEngine, AsyncSpace
 from engram.client.engine import RemoteEngine, RemoteSpace, connect
 from engram.client.stream import ObserveStream, OnProgress, deadline
-from engram.client.turns import Ticket
-
-_R = TypeVar("_R")
 
 
 class AsyncObserveStream:
@@ -89,29 +86,9 @@ class AsyncObserveStream:
         sequence = self._stream.take_at_once(alone)
         if sequence is not None:
             return sequence
-        # The loop is not held: what has to wait does so on a thread.
-        ticket = self._ticket()
-        return await self._in_turn(ticket, self._stream.take, alone, until, ticket)
-
-    def _ticket(self) -> Ticket:
-        """Stand in line here and now: the order of the calls is the order of the sequences."""
-        ticket = Ticket()
-        self._stream.turns.enter(ticket)
-        return ticket
-
-    async def _in_turn(self, ticket: Ticket, call: Callable[..., _R], *args: Any) -> _R:
-        try:
-            called = self._calls.submit(call, *args)
-        except Closed:
-            self._stream.turns.leave(ticket)
-            raise
-        # The thread leaves the line itself, if one takes it up; its turn, once begun, is not cut short.
-        called.add_done_callback(lambda _: self._stream.turns.leave(ticket))
-        try:
-            return await asyncio.wrap_future(called)
-        except asyncio.CancelledError:
-            ticket.cancel()
-            raise
+        async with self._stream.turns.turn(until):
+            await self._wait_room(until)
+            return self._stream.take(alone)
 
     async def observe_batch(
         self,
@@ -125,21 +102,39 @@ class AsyncObserveStream:
         timeout: float | None = None,
     ) -> range:
         """Give the stream many observations. See `ObserveStream.observe_batch`."""
-        until, ticket = deadline(timeout), self._ticket()
-        given = (texts, vectors, metadata, confidence, observed_at, keys)
-        return await self._in_turn(ticket, self._stream.take_batch, given, until, ticket)
+        until, taken = deadline(timeout), None
+        self._stream.link.check()
+        async with self._stream.turns.turn(until):
+            frames = self._stream.frames(texts, vectors, metadata, confidence, observed_at, keys)
+            # A thread makes them; nothing is taken that was not waited for.
+            while (frame := await self._calls(next, frames, None)) is not None:
+                await self._wait_room(until)
+                taken = self._stream.take_frame(*frame, taken)
+        assert taken is not None  # no batch is empty
+        return taken
 
-    async def flush(self, timeout: float | None = None) -> None:
-        """Wait until everything given is acknowledged; no thread is held meanwhile."""
+    async def _wait_room(self, until: float | None) -> None:
+        if not self._stream.has_room:
+            await self._on_link(self._stream.making_room(until))
+
+    async def _on_link(self, work: Coroutine[Any, Any, None]) -> None:
         link = self._stream.link
-        link.check()
         try:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stream.settling(timeout), link.loop))
+            link.check()
+        except (Closed, RuntimeError):
+            work.close()
+            raise
+        try:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, link.loop))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             raise Closed("the connection is closed") from None  # its tasks were cancelled, not this one
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Wait until everything given is acknowledged; no thread is held meanwhile."""
+        await self._on_link(self._stream.settling(timeout))
 
     async def close(self, timeout: float | None = None) -> None:
         """Flush, and end the session."""

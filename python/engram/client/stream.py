@@ -6,9 +6,9 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from engram._convert import Arguments, Columns, Metadata, Time, Vectors, duration, one_row
 from engram._engine import encode_frame
@@ -17,7 +17,7 @@ from engram.client.flow import Flow
 from engram.client.frames import fits
 from engram.client.given import Given, room_of
 from engram.client.link import Link
-from engram.client.turns import Ticket, Turns
+from engram.client.turns import Turns, seconds_left
 from engram.v1 import service_pb2 as pb
 
 FRAME_BYTES = 256 << 10
@@ -35,10 +35,6 @@ OnProgress: TypeAlias = "Callable[[ObserveStream], None]"
 def deadline(timeout: float | None) -> float | None:
     """Return the monotonic time at which so many seconds from now are over."""
     return None if timeout is None else time.monotonic() + duration("timeout", timeout)
-
-
-def _left(until: float | None) -> float | None:
-    return None if until is None else max(until - time.monotonic(), 0.0)
 
 
 def _one_moment(columns: Columns) -> None:
@@ -167,7 +163,9 @@ class ObserveStream:
             The stream has failed, for this reason.
         """
         until = deadline(timeout)
-        return self.take(self.alone(text, vector, confidence, metadata, observed_at, key), until)
+        alone = self.alone(text, vector, confidence, metadata, observed_at, key)
+        sequence = self.take_at_once(alone)
+        return self.turns.run(lambda: self._take_in_turn(alone, until), until) if sequence is None else sequence
 
     def alone(
         self,
@@ -185,22 +183,19 @@ class ObserveStream:
         self._link.check()
         return self._frame(row)
 
-    def take(self, alone: bytes, until: float | None, ticket: Ticket | None = None) -> int:
-        """Take an observation when its turn has come and there is room; its sequence."""
-        sequence = self.take_at_once(alone) if ticket is None else None
-        if sequence is not None:
-            return sequence
-        return self.turns.run(lambda: self._take_in_turn(alone, until), ticket, until)
+    def take_at_once(self, alone: bytes) -> int | None:
+        """Take an observation, unless somebody is before it or there is no room; its sequence."""
+        with self._lock:
+            return None if self.turns.taken or not self.has_room else self._add(alone)
 
     def _take_in_turn(self, alone: bytes, until: float | None) -> int:
         self._wait_room(until)
+        return self.take(alone)
+
+    def take(self, alone: bytes) -> int:
+        """Take an observation whose turn has come; its sequence."""
         with self._lock:
             return self._add(alone)
-
-    def take_at_once(self, alone: bytes) -> int | None:
-        """Take it, unless somebody is before it or there is no room."""
-        with self._lock:
-            return None if self.turns.taken or not self._has_room else self._add(alone)
 
     def _add(self, alone: bytes) -> int:
         self._check()
@@ -239,33 +234,46 @@ class ObserveStream:
         InvalidArgument, Timeout, EngramError
             As for `observe`; after `Timeout` a part of the batch may have been taken: see `given`.
         """
-        given = (texts, vectors, metadata, confidence, observed_at, keys)
-        return self.take_batch(given, deadline(timeout))
-
-    def take_batch(self, given: tuple[Any, ...], until: float | None, ticket: Ticket | None = None) -> range:
-        """Take the observations of these columns, one behind the other; their sequences."""
+        until = deadline(timeout)
         self._link.check()
-        return self.turns.run(lambda: self._take_batch_in_turn(given, until), ticket, until)
+        frames = self.frames(texts, vectors, metadata, confidence, observed_at, keys)
+        return self.turns.run(lambda: self._take_batch_in_turn(frames, until), until)
 
-    def _take_batch_in_turn(self, given: tuple[Any, ...], until: float | None) -> range:
-        texts, vectors, metadata, confidence, observed_at, keys = given
+    def _take_batch_in_turn(self, frames: Iterator[tuple[int, bytes]], until: float | None) -> range:
+        taken = None
+        for count, frame in frames:
+            self._wait_room(until)
+            taken = self.take_frame(count, frame, taken)
+        assert taken is not None  # no batch is empty
+        return taken
+
+    def frames(
+        self,
+        texts: Iterable[str | None] | None,
+        vectors: Vectors | None,
+        metadata: Iterable[Metadata | None] | None,
+        confidence: float | Iterable[float] | None,
+        observed_at: Time | Iterable[Time],
+        keys: Iterable[str | None] | None,
+    ) -> Iterator[tuple[int, bytes]]:
+        """Cut a batch into frames, each with its count. Raises at the first what is wrong with any."""
         columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
         _one_moment(columns)
-        # Before any is taken. A frame of several is cut far below it.
+        # A frame of several is cut far below what is refused.
         for row in columns.larger(self._flow.opened.dim, self._frame_bytes):
             self._frame(columns.arguments(row))
-        first = None
         for rows in columns.pieces(self._flow.opened.dim, self._advised, self._frame_bytes):
-            frame = self._frame(columns.arguments(rows))
-            self._wait_room(until)
-            with self._lock:
-                self._check()
-                self._cut()
-                first = self._given.next if first is None else first
-                self._given = self._given.and_frame(len(rows), frame)
-                self._soon(self._hand_over)
-        begin = self._given.next if first is None else first
-        return range(begin, begin + columns.count)
+            yield len(rows), self._frame(columns.arguments(rows))
+
+    def take_frame(self, count: int, frame: bytes, before: range | None) -> range:
+        """Take a frame of a batch whose turn has come; the sequences of the batch up to it."""
+        with self._lock:
+            self._check()
+            self._cut()
+            first = self._given.next
+            self._given = self._given.and_frame(count, frame)
+            self._soon(self._hand_over)
+        return range(first if before is None else before.start, first + count)
 
     @property
     def _advised(self) -> int:
@@ -287,7 +295,7 @@ class ObserveStream:
 
     async def settling(self, timeout: float | None) -> None:
         """Flush, on the loop of the link."""
-        seconds = _left(deadline(timeout))
+        seconds = seconds_left(deadline(timeout))
         with self._lock:
             self._cut()
         self._hand_over()
@@ -305,7 +313,7 @@ class ObserveStream:
         if (self._over and not self._closers.taken) or self._link.is_elsewhere:
             return
         self._link.check()
-        self._closers.run(lambda: self._close(timeout), None, until)
+        self._closers.run(lambda: self._close(timeout), until)
 
     def _close(self, timeout: float | None) -> None:
         if self._over:
@@ -371,18 +379,20 @@ class ObserveStream:
         return self._link
 
     @property
-    def _has_room(self) -> bool:
+    def has_room(self) -> bool:
+        """Whether more can be taken; some may be over the limit then."""
         # In this order: what goes from here to there meanwhile is counted twice, never not at all.
         return self._given.frame_bytes + self._flow.kept_bytes <= self._buffer_bytes
 
     def _wait_room(self, until: float | None) -> None:
-        if not self._has_room:
-            self._link.call(self._making_room(until))
+        if not self.has_room:
+            self._link.call(self.making_room(until))
 
-    async def _making_room(self, until: float | None) -> None:
+    async def making_room(self, until: float | None) -> None:
+        """Wait for room, on the loop of the link. Raises `Timeout`."""
         self._hand_over()
         try:
-            async with asyncio.timeout(_left(until)):
+            async with asyncio.timeout(seconds_left(until)):
                 await self._flow.room(self._buffer_bytes)
         except TimeoutError:
             raise Timeout(_FULL) from None

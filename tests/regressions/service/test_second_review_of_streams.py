@@ -285,13 +285,39 @@ def test_cancelled_calls_leave_no_thread_and_no_order_behind(tmp_path: Path) -> 
             os.kill(process.pid, signal.SIGCONT)
             await asyncio.gather(batch, *waiting, return_exceptions=True)
             await stream.close()
-            # The batch had the turn when it was cancelled: it is stored whole, and before what came after it.
-            texts = [memory.text async for memory in space.list()]
-            assert texts == ["a", "b", *["batch"] * 600, "w0", "w5"]
+            assert [memory.text async for memory in space.list()] == ["a", "b", "w0", "w5"]
             assert not any("turns.py" in place for place in where_threads_are("engram-aio"))
 
     with ServerProcess(tmp_path / "data") as process:
         asyncio.run(run(process))
+
+
+def test_who_waits_for_room_holds_no_thread(tmp_path: Path) -> None:
+    """Full streams held all threads of the connection, and its recalls waited for them."""
+
+    async def run(engine: engram.Engine, url: str) -> None:
+        async with await engram.aio.connect(url, threads=1) as remote:
+            other, space = await remote.space("other", dim=2), await remote.space("s", dim=2)
+            stream = await space.stream(buffer_bytes=0)
+            engine._core.inject("sync@GroupSync=delay2000")
+            await stream.observe("first")
+            batch = asyncio.create_task(stream.observe_batch(texts=["batch"] * 600))
+            single = asyncio.create_task(stream.observe("single"))
+            await asyncio.sleep(0.1)
+            assert await other.count() == 0
+            assert not any(task.done() for task in (batch, single))
+            with pytest.raises(engram.Timeout):
+                await stream.observe_batch(texts=["late"], timeout=0)
+            engine._core.inject("")
+            assert await batch == range(2, 602)
+            assert await single == 602
+            await stream.flush()
+            assert await stream.observe_batch(texts=["batch"], timeout=0) == range(603, 604)
+            await stream.close()
+            assert [memory.text async for memory in space.list()] == ["first", *["batch"] * 600, "single", "batch"]
+
+    with engram.open(tmp_path / "data") as engine, engram.serve(engine, grpc="127.0.0.1:0") as server:
+        asyncio.run(run(engine, server.url))
 
 
 def where_threads_are(name: str) -> list[str]:
