@@ -16,7 +16,8 @@ from engram._convert import Durability, Metadata, Metric, Priority, Time, Vector
 from engram._exceptions import Closed
 from engram.aio import AsyncEngine, AsyncSpace
 from engram.client.engine import RemoteEngine, RemoteSpace, connect
-from engram.client.stream import ObserveStream, OnProgress, deadline
+from engram.client.stream import ObserveStream, OnProgress
+from engram.client.turns import deadline
 
 
 class AsyncObserveStream:
@@ -25,9 +26,8 @@ class AsyncObserveStream:
     The order of the calls is the order of the sequences, also of calls that are awaited later.
     """
 
-    def __init__(self, stream: ObserveStream, calls: Calls) -> None:
+    def __init__(self, stream: ObserveStream) -> None:
         self._stream = stream
-        self._calls = calls
 
     @property
     def token(self) -> str:
@@ -101,13 +101,17 @@ class AsyncObserveStream:
         keys: Iterable[str | None] | None = None,
         timeout: float | None = None,
     ) -> range:
-        """Give the stream many observations. See `ObserveStream.observe_batch`."""
+        """Give the stream many observations. See `ObserveStream.observe_batch`.
+
+        They are read while it is awaited: do not change them before. Frames are made by threads of the loop's default
+        executor; after it is cancelled a part may have been taken, as after `Timeout`.
+        """
         until, taken = deadline(timeout), None
         self._stream.link.check()
         async with self._stream.turns.turn(until):
-            frames = self._stream.frames(texts, vectors, metadata, confidence, observed_at, keys)
-            # A thread makes them; nothing is taken that was not waited for.
-            while (frame := await self._calls(next, frames, None)) is not None:
+            given = (texts, vectors, metadata, confidence, observed_at, keys)
+            frames = await asyncio.to_thread(self._stream.frames, *given)
+            while (frame := await asyncio.to_thread(next, frames, None)) is not None:
                 await self._wait_room(until)
                 taken = self._stream.take_frame(*frame, taken)
         assert taken is not None  # no batch is empty
@@ -117,18 +121,15 @@ class AsyncObserveStream:
         if not self._stream.has_room:
             await self._on_link(self._stream.making_room(until))
 
-    async def _on_link(self, work: Coroutine[Any, Any, None]) -> None:
-        link = self._stream.link
+    async def _on_link(self, work: Coroutine[Any, Any, None], shielded: bool = False) -> None:
+        """Await what runs on the loop of the link, and holds no thread; shielded, it goes on if this is cancelled."""
+        task = asyncio.current_task()
+        before = 0 if task is None else task.cancelling()
+        waiting = asyncio.wrap_future(self._stream.link.begin(work))
         try:
-            link.check()
-        except (Closed, RuntimeError):
-            work.close()
-            raise
-        try:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, link.loop))
+            await (asyncio.shield(waiting) if shielded else waiting)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if task is not None and task.cancelling() > before:
                 raise
             raise Closed("the connection is closed") from None  # its tasks were cancelled, not this one
 
@@ -137,12 +138,17 @@ class AsyncObserveStream:
         await self._on_link(self._stream.settling(timeout))
 
     async def close(self, timeout: float | None = None) -> None:
-        """Flush, and end the session."""
-        await self._calls(self._stream.close, timeout)
+        """Flush, and end the session. See `ObserveStream.close`."""
+        deadline(timeout)
+        if not self._stream.is_closed:
+            await self._on_link(self._stream.closing(timeout))
 
     async def detach(self) -> None:
         """Give the stream up without ending the session."""
-        await self._calls(self._stream.detach)
+        if self._stream.link.is_over:
+            self._stream.detach()
+        else:
+            await self._on_link(self._stream.detaching())
 
     async def __aenter__(self) -> AsyncObserveStream:
         """Return the stream."""
@@ -152,7 +158,10 @@ class AsyncObserveStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Flush and close; after an error flush, at most ten seconds, and detach."""
-        await asyncio.shield(self._calls(self._stream.__exit__, kind, error, trace))
+        if self._stream.link.is_over:
+            self._stream.__exit__(kind, error, trace)
+        else:
+            await self._on_link(self._stream.leaving(error is not None), shielded=True)
 
 
 class AsyncRemoteSpace(AsyncSpace):
@@ -182,7 +191,7 @@ class AsyncRemoteSpace(AsyncSpace):
             buffer_bytes=buffer_bytes,
             on_progress=on_progress,
         )
-        return AsyncObserveStream(stream, self._calls)
+        return AsyncObserveStream(stream)
 
 
 class AsyncRemoteEngine(AsyncEngine):

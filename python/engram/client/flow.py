@@ -388,12 +388,12 @@ class Flow:
         if self.on_progress is not None:
             try:
                 self.on_progress()
-            except Exception:  # it is the caller's; the stream goes on
+            except BaseException:  # it is the caller's, whatever it is; the stream goes on
                 log.exception("a callback for the progress of a stream raised")
 
-    async def settled(self) -> None:
-        """Wait until everything taken is acknowledged; raises what stood in the way for good."""
-        while not self.is_settled:
+    async def settled(self, upto: int) -> None:
+        """Wait until everything up to a sequence is acknowledged; raises what stood in the way for good."""
+        while not self.is_settled(upto):
             if self.error is not None:
                 raise self.error
             self._changed.clear()
@@ -468,10 +468,9 @@ class Flow:
         if task is not None and not self.link.loop.is_closed():
             self.link.loop.call_soon_threadsafe(task.cancel)
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether everything taken is acknowledged."""
-        return not (self._waiting or self._in_flight)
+    def is_settled(self, upto: int) -> bool:
+        """Whether everything taken up to a sequence is acknowledged."""
+        return all(frames[0].first > upto for frames in (self._in_flight, self._waiting) if frames)
 
     async def detach(self) -> None:
         """Give it up; what is not acknowledged may be committed or not."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from engram._exceptions import TooLarge
+from engram._convert import Columns
+from engram._exceptions import InvalidArgument, TooLarge
 
 _BESIDE = 1_024  # bytes of a message that carries a frame
 
@@ -58,3 +59,16 @@ def varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def one_moment(columns: Columns) -> None:
+    """Complain of what no batch may be, into however many frames it is cut (K1)."""
+    if not columns.count:
+        raise InvalidArgument("an empty batch: there is nothing to observe", field="batch", index=None)
+    seen: set[str] = set()
+    for i, key in enumerate(columns.keys or ()):
+        if key in seen:
+            text = f'the key "{key}" comes twice in one batch; a batch is one moment, send the later one after it'
+            raise InvalidArgument(text, field="keys", index=i)
+        if key is not None:
+            seen.add(key)

@@ -128,6 +128,7 @@ class Link:
         _open.add(self)
         self._pid = os.getpid()
         self._closed = False
+        self._ending = threading.Lock()  # nothing is begun once it is closed
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engram-client", daemon=True)
         self._thread.start()
@@ -181,14 +182,20 @@ class Link:
         if threading.current_thread() is self._thread:
             raise RuntimeError("called on the client's own thread: from a callback, hand over to another")
 
-    def call(self, work: Coroutine[Any, Any, _T], timeout: float | None = None) -> _T:
-        """Wait for a coroutine on the loop; after Ctrl-C at most a second, then `Interrupted`."""
+    def begin(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
+        """Have a coroutine run on the loop. Raises as `check`."""
         try:
             self.check()
+            with self._ending:
+                self.check()
+                return asyncio.run_coroutine_threadsafe(work, self.loop)
         except (Closed, RuntimeError):
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def call(self, work: Coroutine[Any, Any, _T], timeout: float | None = None) -> _T:
+        """Wait for a coroutine on the loop; after Ctrl-C at most a second, then `Interrupted`."""
+        future = self.begin(work)
         try:
             return future.result(timeout)
         except concurrent.futures.CancelledError:
@@ -241,11 +248,14 @@ class Link:
 
     def close(self, timeout: float | None = None) -> None:
         """End it; once. Raises TimeoutError if the loop is held for longer."""
-        if self._closed or self.is_elsewhere:
+        if self.is_over:
             return
         if threading.current_thread() is self._thread:
             raise RuntimeError("closed on the client's own thread: from a callback, hand over to another")
-        self._closed = True
+        with self._ending:
+            was_closed, self._closed = self._closed, True
+        if was_closed:
+            return
 
         async def end() -> None:
             if hasattr(self, "channel"):

@@ -167,7 +167,7 @@ class RemoteSession:
     def _ask(self, request: pb.ObserveRequest, timeout_ms: int) -> None:
         async def asked() -> int:
             # With nothing to wait for the answer may still take its way.
-            seconds = max(timeout_ms / 1000, _ANSWER_SECONDS if self._flow.is_settled else 0)
+            seconds = max(timeout_ms / 1000, _ANSWER_SECONDS if self._flow.is_settled(self._flow.last) else 0)
             try:
                 return await asyncio.wait_for(self._flow.ask(request), seconds)
             except TimeoutError:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TypeAlias
 
-from engram._convert import Arguments, Columns, Metadata, Time, Vectors, duration, one_row
+from engram._convert import Arguments, Columns, Metadata, Time, Vectors, one_row
 from engram._engine import encode_frame
 from engram._exceptions import Closed, EngramError, InvalidArgument, SessionExpired, Timeout, TooLarge
 from engram.client.flow import Flow
-from engram.client.frames import fits
+from engram.client.frames import fits, one_moment
 from engram.client.given import Given, room_of
 from engram.client.link import Link
-from engram.client.turns import Turns, seconds_left
+from engram.client.turns import Turns, deadline, seconds_left
 from engram.v1 import service_pb2 as pb
 
 FRAME_BYTES = 256 << 10
@@ -26,28 +26,14 @@ _FLUSH_SECONDS = 10.0
 _CLOSE_SECONDS = 30.0  # after an error, or Ctrl-C
 _ANSWER_SECONDS = 2.0
 _AGAIN_SECONDS = 0.1
-_FULL = "the buffer stays full: the server takes less than is observed"
+_FULL = (
+    "not taken in time: the buffer is full, or calls before it wait for that; the server takes less than is observed"
+)
+
+log = logging.getLogger("engram")
 
 #: Called with the stream after acknowledgements.
 OnProgress: TypeAlias = "Callable[[ObserveStream], None]"
-
-
-def deadline(timeout: float | None) -> float | None:
-    """Return the monotonic time at which so many seconds from now are over."""
-    return None if timeout is None else time.monotonic() + duration("timeout", timeout)
-
-
-def _one_moment(columns: Columns) -> None:
-    """Complain of what no batch may be, into however many frames it is cut (K1)."""
-    if not columns.count:
-        raise InvalidArgument("an empty batch: there is nothing to observe", field="batch", index=None)
-    seen: set[str] = set()
-    for i, key in enumerate(columns.keys or ()):
-        if key in seen:
-            text = f'the key "{key}" comes twice in one batch; a batch is one moment, send the later one after it'
-            raise InvalidArgument(text, field="keys", index=i)
-        if key is not None:
-            seen.add(key)
 
 
 class ObserveStream:
@@ -78,12 +64,13 @@ class ObserveStream:
         self._frame_bytes = min(FRAME_BYTES, self._message_bytes_max * 3 // 4, self._bytes_max)
         self.turns = Turns(_FULL)  # of calls, also while they wait for room
         self._lock = threading.Lock()  # never held while anything is waited for
-        self._closers = Turns("another thread is closing the stream")
-        self._failure: BaseException | None = None  # of the end
+        self._closing = asyncio.Lock()  # of the link's loop
+        self._failure: EngramError | None = None  # of the end
         weakref.finalize(self, self._flow.abandon).atexit = False  # at exit it is flushed
         self._given = Given(self._flow.committed + 1, [])
         self._timed = False
-        self._over = False
+        self._over = False  # nothing more is taken
+        self._gone = False  # closed or detached, as was wanted
         link.streams.add(self)
         if on_progress is not None:
             here = weakref.ref(self)
@@ -256,14 +243,14 @@ class ObserveStream:
         observed_at: Time | Iterable[Time],
         keys: Iterable[str | None] | None,
     ) -> Iterator[tuple[int, bytes]]:
-        """Cut a batch into frames, each with its count. Raises at the first what is wrong with any."""
+        """Cut a batch into frames, each with its count, made as they are asked for. Raises what is wrong with any."""
         columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
-        _one_moment(columns)
+        one_moment(columns)
         # A frame of several is cut far below what is refused.
         for row in columns.larger(self._flow.opened.dim, self._frame_bytes):
             self._frame(columns.arguments(row))
-        for rows in columns.pieces(self._flow.opened.dim, self._advised, self._frame_bytes):
-            yield len(rows), self._frame(columns.arguments(rows))
+        pieces = columns.pieces(self._flow.opened.dim, self._advised, self._frame_bytes)
+        return ((len(rows), self._frame(columns.arguments(rows))) for rows in pieces)
 
     def take_frame(self, count: int, frame: bytes, before: range | None) -> range:
         """Take a frame of a batch whose turn has come; the sequences of the batch up to it."""
@@ -298,42 +285,78 @@ class ObserveStream:
         seconds = seconds_left(deadline(timeout))
         with self._lock:
             self._cut()
+        last = self.given
         self._hand_over()
-        if self._flow.is_settled:
+        if self._flow.is_settled(last):
             seconds = None  # there is nothing to wait for
         try:
             async with asyncio.timeout(seconds):
-                await self._flow.settled()
+                await self._flow.settled(last)
         except TimeoutError:
             raise Timeout("not everything is acknowledged yet; it goes on") from None
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush, and end the session: its token is worth nothing afterwards. Twice is fine; in a fork, nothing."""
-        until = deadline(timeout)
-        if (self._over and not self._closers.taken) or self._link.is_elsewhere:
-            return
-        self._link.check()
-        self._closers.run(lambda: self._close(timeout), until)
+        """Flush, and end the session: its token is worth nothing afterwards. Twice is fine; in a fork, nothing.
 
-    def _close(self, timeout: float | None) -> None:
-        if self._over:
-            if self._failure is not None:  # of whom it waited for
-                raise self._failure
-            return
+        Raises
+        ------
+        Timeout
+            Not everything was acknowledged in time, and the stream is given up: go on by its token.
+        EngramError
+            The stream has failed, for this reason; what is not acknowledged then, the next `close` tells again.
+        """
+        deadline(timeout)
+        if not self.is_closed:
+            self._link.call(self.closing(timeout))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether there is nothing to close any more. Raises why closing has failed."""
+        if self._link.is_elsewhere:
+            return True
+        if self._failure is not None:
+            raise self._failure
+        return self._gone
+
+    async def closing(self, timeout: float | None) -> None:
+        """Close, on the loop of the link."""
+        until = deadline(timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._closing.acquire()
+        except TimeoutError:
+            raise Timeout("another call is closing the stream") from None
+        try:
+            if not self.is_closed:
+                await self._close(seconds_left(until))
+        finally:
+            self._closing.release()
+
+    async def _close(self, seconds: float | None) -> None:
         with self._lock:
             self._cut()
             self._over = True
         try:
-            self._link.call(self.settling(timeout))
+            try:
+                await self.settling(seconds)
+            except Timeout:
+                text = (
+                    "not everything is acknowledged, and the stream is given up: go on by its token, after `committed`"
+                )
+                raise Timeout(text) from None
             # Everything is acknowledged: only the answer is on its way.
-            self._link.call(self._end(_CLOSE_SECONDS if timeout is None else max(timeout, _ANSWER_SECONDS)))
-        except BaseException as error:
+            await self._end(_CLOSE_SECONDS if seconds is None else max(seconds, _ANSWER_SECONDS))
+        except EngramError as error:
             self._failure = error
             raise
+        except asyncio.CancelledError:  # of who called; others may wait for the end, too
+            self._failure = Closed("closing was given up; go on by the stream's token, after `committed`")
+            raise
         finally:
+            if self.committed == self.given:  # there is nothing to be told again
+                self._gone, self._failure = True, None
             # Closed or not, nobody speaks here any more; the token goes on.
-            if not self._link.is_over:
-                self._link.call(self._flow.detach())
+            await self._flow.detach()
 
     async def _end(self, timeout: float) -> None:
         try:
@@ -359,11 +382,15 @@ class ObserveStream:
         if self._over or self._link.is_elsewhere:
             return
         if self._link.is_over:
-            self._over = True
+            self._over = self._gone = True
             return
-        self._link.check()
-        self._over = True
-        self._link.call(self._flow.detach())
+        self._link.call(self.detaching())
+
+    async def detaching(self) -> None:
+        """Give it up, on the loop of the link."""
+        if not self._over:
+            self._over = self._gone = True
+            await self._flow.detach()
 
     # ---- frames ------------------------------------------------------------------------------------------------------
 
@@ -432,16 +459,32 @@ class ObserveStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Flush and close; after an error flush, at most ten seconds, and detach."""
-        if error is None:
+        if not self._link.is_over:
+            self._link.call(self.leaving(error is not None))
+        elif error is None:
             self.close()
+
+    async def leaving(self, failed: bool) -> None:
+        """End a block, on the loop of the link."""
+        if not failed:
+            if self._failure is None:  # else it was told
+                await self.closing(None)
             return
         try:
             if not self._over:
-                self.flush(_FLUSH_SECONDS)
+                await self.settling(_FLUSH_SECONDS)
         except EngramError:
             pass  # the error that ends the block is the one to be seen
         finally:
-            self.detach()
+            await self.detaching()
+
+    def __del__(self) -> None:
+        """Complain of what is lost: nobody holds the stream any more."""
+        given = self.__dict__.get("_given")  # none if it was never opened
+        if given is not None and not self._over and not self._link.is_elsewhere:
+            lost = given.next - 1 - self._flow.committed
+            if lost > 0:
+                log.warning("a stream was dropped without `close`: %d observations were not acknowledged", lost)
 
     def __repr__(self) -> str:
         """Show how far it is."""

@@ -1,4 +1,8 @@
-"""A line of callers: one at a time, first come, first served."""
+"""A line of callers: one at a time, first come, first served.
+
+Who stands first has the turn; nothing else says so. To be woken is a hint, and who waits also looks by himself: Ctrl-C
+may come between any two steps of who should wake, and an event loop may end while a caller of its stands in the line.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, InvalidStateError
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
+from engram._convert import duration
 from engram._exceptions import Timeout
 
 _T = TypeVar("_T")
 
+_LOOK_SECONDS = 1.0
 
-#: A place in the line; done when its turn has come, or who has it does not wait any more.
-_Ticket = Future[None]
+
+def deadline(timeout: float | None) -> float | None:
+    """Return the monotonic time at which so many seconds from now are over."""
+    return None if timeout is None else time.monotonic() + duration("timeout", timeout)
 
 
 def seconds_left(until: float | None) -> float | None:
@@ -25,13 +32,51 @@ def seconds_left(until: float | None) -> float | None:
     return None if until is None else max(until - time.monotonic(), 0.0)
 
 
+class _Thread:
+    """Waits by a lock of C, that Ctrl-C cannot leave half taken."""
+
+    is_gone = False
+
+    def __init__(self) -> None:
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # it is awake
+            self._asleep.release()
+
+    def wait(self, seconds: float) -> None:
+        self._asleep.acquire(timeout=seconds)
+
+
+class _Coroutine:
+    """Waits on its loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+
+    @property
+    def is_gone(self) -> bool:
+        return self._loop.is_closed()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # it is gone
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        self._woken.clear()
+
+
 class Turns:
-    """The line. A ticket leaves it at any time, whatever has become of it: who is interrupted is in nobody's way."""
+    """The line."""
 
     def __init__(self, late: str) -> None:
         self._late = late  # what is said to who waited too long
-        self._lock = threading.Lock()
-        self._line: deque[_Ticket] = deque()
+        self._line: deque[_Thread | _Coroutine] = deque()  # each change of it is one step
 
     @property
     def taken(self) -> bool:
@@ -40,53 +85,47 @@ class Turns:
 
     def run(self, call: Callable[[], _T], until: float | None) -> _T:
         """Call when the turn has come. Raises `Timeout` at `until`, a monotonic time."""
-        mine = _Ticket()
+        mine = _Thread()
         try:
-            self._enter(mine)
-            try:
-                mine.result(seconds_left(until))
-            except TimeoutError:
-                raise Timeout(self._late) from None
+            self._line.append(mine)
+            while not self._is_first(mine):
+                mine.wait(self._patience(until))
             return call()
         finally:
             try:
                 self._leave(mine)
-            except KeyboardInterrupt:  # whoever waits behind does not know of it
+            except KeyboardInterrupt:
                 self._leave(mine)
                 raise
 
     @asynccontextmanager
     async def turn(self, until: float | None) -> AsyncIterator[None]:
         """Stand in line, at once, and wait for the turn; no thread is held. Raises `Timeout` at `until`."""
-        mine = _Ticket()
-        self._enter(mine)
+        mine = _Coroutine()
+        self._line.append(mine)
         try:
-            if not mine.done():  # else there is no time that could be over
-                await self._wait(mine, until)
+            while not self._is_first(mine):
+                await mine.wait(self._patience(until))
             yield
         finally:
             self._leave(mine)
 
-    async def _wait(self, ticket: _Ticket, until: float | None) -> None:
-        try:
-            async with asyncio.timeout(seconds_left(until)):
-                await asyncio.wrap_future(ticket)
-        except TimeoutError:
-            raise Timeout(self._late) from None
+    def _patience(self, until: float | None) -> float:
+        left = seconds_left(until)
+        if left == 0.0:
+            raise Timeout(self._late)
+        return _LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS)
 
-    def _enter(self, ticket: _Ticket) -> None:
-        with self._lock:
-            self._line.append(ticket)
-            self._call()
+    def _is_first(self, mine: _Thread | _Coroutine) -> bool:
+        while (first := self._line[0]) is not mine:
+            if not first.is_gone:
+                return False
+            self._leave(first)
+        return True
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, place: _Thread | _Coroutine) -> None:
         """Go; twice is fine."""
-        with self._lock:
-            if ticket in self._line:
-                self._line.remove(ticket)
-            self._call()
-
-    def _call(self) -> None:
-        if self._line and not self._line[0].done():
-            with suppress(InvalidStateError):  # cancelled meanwhile: it will leave
-                self._line[0].set_result(None)
+        with suppress(ValueError):
+            self._line.remove(place)
+        with suppress(IndexError):
+            self._line[0].wake()

@@ -390,7 +390,7 @@ def test_who_closes_second_waits_no_longer_than_it_says(tmp_path: Path) -> None:
         thread.start()
         time.sleep(0.3)
         begun = time.monotonic()
-        with pytest.raises(engram.Timeout, match="another thread"):
+        with pytest.raises(engram.Timeout, match="another call"):
             stream.close(timeout=0.2)
         assert time.monotonic() - begun < 3
         process.kill()
