@@ -7,7 +7,8 @@ belongs to the loop that made it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import itertools
+from collections.abc import Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,8 @@ from engram.aio import AsyncEngine, AsyncSpace
 from engram.client.engine import RemoteEngine, RemoteSpace, connect
 from engram.client.stream import ObserveStream, OnProgress
 from engram.client.turns import deadline
+
+_FRAMES_AHEAD = 16  # made at once: few changes of threads, little memory
 
 
 class AsyncObserveStream:
@@ -110,10 +113,19 @@ class AsyncObserveStream:
         self._stream.link.check()
         async with self._stream.turns.turn(until):
             given = (texts, vectors, metadata, confidence, observed_at, keys)
-            frames = await asyncio.to_thread(self._stream.frames, *given)
-            while (frame := await asyncio.to_thread(next, frames, None)) is not None:
-                await self._wait_room(until)
-                taken = self._stream.take_frame(*frame, taken)
+            frames: Iterator[tuple[int, bytes]] | None = None
+
+            def some() -> list[tuple[int, bytes]]:
+                nonlocal frames
+                frames = frames or self._stream.frames(*given)
+                return [*itertools.islice(frames, _FRAMES_AHEAD)]
+
+            while made := await asyncio.to_thread(some):
+                for frame in made:
+                    await self._wait_room(until)
+                    taken = self._stream.take_frame(*frame, taken)
+                if len(made) < _FRAMES_AHEAD:
+                    break
         assert taken is not None  # no batch is empty
         return taken
 

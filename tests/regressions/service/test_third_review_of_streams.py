@@ -194,9 +194,13 @@ def test_frames_do_not_wait_for_calls(server: Server) -> None:
             remote._calls.submit(held.wait)
             try:
                 assert await asyncio.wait_for(stream.observe_batch(texts=["a"] * 3), 20) == range(1, 4)
+                texts = [f"{number}" for number in range(9_000)]  # more frames than are made at once
+                assert await asyncio.wait_for(stream.observe_batch(texts=texts), 20) == range(4, 9_004)
                 await asyncio.wait_for(stream.close(), 20)
             finally:
                 held.set()
+            stored = [memory.text async for memory in (await remote.space("s")).list()]
+            assert stored == ["a"] * 3 + texts
 
     asyncio.run(run())
 
