@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from engram._aio_session import Calls
 from engram._convert import Durability, Metadata, Metric, Priority, Time, Vectors
@@ -19,6 +19,8 @@ from engram.aio import AsyncEngine, AsyncSpace
 from engram.client.engine import RemoteEngine, RemoteSpace, connect
 from engram.client.stream import ObserveStream, OnProgress
 from engram.client.turns import deadline
+
+_R = TypeVar("_R")
 
 _FRAMES_AHEAD = 16  # made at once: few changes of threads, little memory
 
@@ -106,8 +108,8 @@ class AsyncObserveStream:
     ) -> range:
         """Give the stream many observations. See `ObserveStream.observe_batch`.
 
-        They are read while it is awaited: do not change them before. Frames are made by threads of the loop's default
-        executor; after it is cancelled a part may have been taken, as after `Timeout`.
+        They are read while it is awaited: do not change them before. After it is cancelled
+        a part may have been taken, as after `Timeout`.
         """
         until, taken = deadline(timeout), None
         self._stream.link.check()
@@ -120,7 +122,7 @@ class AsyncObserveStream:
                 frames = frames or self._stream.frames(*given)
                 return [*itertools.islice(frames, _FRAMES_AHEAD)]
 
-            while made := await asyncio.to_thread(some):
+            while made := await self._made(some):
                 for frame in made:
                     await self._wait_room(until)
                     taken = self._stream.take_frame(*frame, taken)
@@ -128,6 +130,13 @@ class AsyncObserveStream:
                     break
         assert taken is not None  # no batch is empty
         return taken
+
+    async def _made(self, some: Callable[[], _R]) -> _R:
+        try:
+            return await asyncio.wrap_future(self._stream.link.makers.submit(some))
+        except RuntimeError:
+            self._stream.link.check()
+            raise
 
     async def _wait_room(self, until: float | None) -> None:
         if not self._stream.has_room:
@@ -141,9 +150,9 @@ class AsyncObserveStream:
         try:
             await (asyncio.shield(waiting) if shielded else waiting)
         except asyncio.CancelledError:
-            if task is not None and task.cancelling() > before:
-                raise
-            raise Closed("the connection is closed") from None  # its tasks were cancelled, not this one
+            if self._stream.link.is_over and (task is None or task.cancelling() == before):
+                raise Closed("the connection is closed") from None  # its tasks were cancelled, not this one
+            raise
 
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until everything given is acknowledged; no thread is held meanwhile."""
@@ -173,7 +182,11 @@ class AsyncObserveStream:
         if self._stream.link.is_over:
             self._stream.__exit__(kind, error, trace)
         else:
-            await self._on_link(self._stream.leaving(error is not None), shielded=True)
+            try:
+                await self._on_link(self._stream.leaving(error is not None), shielded=True)
+            except Closed:  # meanwhile; the error that ends the block is the one to be seen
+                if error is None:
+                    raise
 
 
 class AsyncRemoteSpace(AsyncSpace):

@@ -47,6 +47,7 @@ SECONDS = 30.0  # for a call, unless it says otherwise
 _LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
 _EXIT_SECONDS = 5.0
 _SIGNAL_SECONDS = 1.0
+_MAKERS = 2
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
 #: Done twice, these would have another effect, or another answer.
 _CHANGE_SOMETHING = ("PutObservations", "Forget", "DropSpace", "OpenSnapshot")
@@ -128,7 +129,10 @@ class Link:
         _open.add(self)
         self._pid = os.getpid()
         self._closed = False
-        self._ending = threading.Lock()  # nothing is begun once it is closed
+        # Nothing is begun once it is closed. Collected garbage may begin something in the middle of that.
+        self._ending = threading.RLock()
+        #: Makes frames for coroutines: nothing on it waits for calls.
+        self.makers = concurrent.futures.ThreadPoolExecutor(_MAKERS, "engram-frames")
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engram-client", daemon=True)
         self._thread.start()
@@ -256,6 +260,7 @@ class Link:
             was_closed, self._closed = self._closed, True
         if was_closed:
             return
+        self.makers.shutdown(wait=False)
 
         async def end() -> None:
             if hasattr(self, "channel"):

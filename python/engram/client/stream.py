@@ -346,6 +346,7 @@ class ObserveStream:
                 raise Timeout(text) from None
             # Everything is acknowledged: only the answer is on its way.
             await self._end(_CLOSE_SECONDS if seconds is None else max(seconds, _ANSWER_SECONDS))
+            self._gone = True
         except EngramError as error:
             self._failure = error
             raise
@@ -460,7 +461,11 @@ class ObserveStream:
     ) -> None:
         """Flush and close; after an error flush, at most ten seconds, and detach."""
         if not self._link.is_over:
-            self._link.call(self.leaving(error is not None))
+            try:
+                self._link.call(self.leaving(error is not None))
+            except Closed:  # meanwhile; the error that ends the block is the one to be seen
+                if error is None:
+                    raise
         elif error is None:
             self.close()
 

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import _base as futures
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -326,5 +327,94 @@ def test_a_task_that_was_cancelled_before_hears_that_the_connection_is_closed(sl
         await remote.close()
         await task
         await stream.detach()
+
+    asyncio.run(run())
+
+
+# ---- what the mending of these had left, or brought in ---------------------------------------------------------------
+
+
+def test_frames_do_not_wait_for_the_loops_own_threads(server: Server) -> None:
+    """Those waited for calls that stood behind the batch, and the batch for one of them."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(2))
+        async with await engram.aio.connect(server.url) as remote:
+            stream = await (await remote.space("s", dim=2)).stream()
+
+            def produce() -> None:
+                for _ in range(100):
+                    asyncio.run_coroutine_threadsafe(stream.observe("p"), loop).result(30)
+
+            producing = [asyncio.create_task(asyncio.to_thread(produce)) for _ in range(2)]
+            for _ in range(5):
+                await asyncio.wait_for(stream.observe_batch(texts=["a"] * 300), 20)
+            await asyncio.gather(*producing)
+            await stream.close()
+            assert stream.given == stream.committed == 1_700
+
+    asyncio.run(run())
+
+
+def test_garbage_that_closes_a_stream_may_be_collected_anywhere(there: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a call of the same connection it waited for itself, and everybody for it."""
+    begin = asyncio.run_coroutine_threadsafe
+    other, said = there.stream(), threading.Event()
+
+    def left_open() -> Iterator[None]:
+        with there.stream() as stream:
+            stream.observe("x")
+            yield
+
+    def collecting(work: Any, loop: asyncio.AbstractEventLoop) -> Any:
+        garbage.clear()
+        return begin(work, loop)
+
+    def flush() -> None:
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", collecting)
+        other.flush()
+        said.set()
+
+    garbage = [left_open()]
+    next(garbage[0])
+    threading.Thread(target=flush, daemon=True).start()
+    assert said.wait(20)
+    assert len(there) == 1
+    other.close()
+
+
+def test_an_error_in_a_block_is_seen_though_the_connection_is_closed_meanwhile(slow: Slow) -> None:
+    engine, url = slow
+    remote = engram.connect(url)
+    stream = remote.space("s", dim=2).stream()  # type: ignore[attr-defined]
+    engine._core.inject("sync@GroupSync=delay3000")
+    closing = threading.Timer(0.5, remote.close)
+
+    def block() -> None:
+        with stream:
+            stream.observe("x")
+            closing.start()
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        block()
+    closing.join()
+
+
+def test_a_task_that_cancels_itself_is_cancelled(server: Server) -> None:
+    async def run() -> None:
+        async with await engram.aio.connect(server.url) as remote:
+            stream = await (await remote.space("s", dim=2)).stream()
+
+            async def work() -> None:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await stream.flush()
+
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.create_task(work())
+            await stream.close()
 
     asyncio.run(run())
