@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from engram._aio_session import Calls
-from engram._convert import Durability, Metadata, Metric, Priority, Time, Vectors
+from engram._convert import Columns, Durability, Metadata, Metric, Priority, Time, Vectors
 from engram._exceptions import Closed
 from engram.aio import AsyncEngine, AsyncSpace
 from engram.client.engine import RemoteEngine, RemoteSpace, connect
@@ -114,12 +114,13 @@ class AsyncObserveStream:
         until, taken = deadline(timeout), None
         self._stream.link.check()
         async with self._stream.turns.turn(until):
-            given = (texts, vectors, metadata, confidence, observed_at, keys)
             frames: Iterator[tuple[int, bytes]] | None = None
 
             def some() -> list[tuple[int, bytes]]:
                 nonlocal frames
-                frames = frames or self._stream.frames(*given)
+                if frames is None:
+                    columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
+                    frames = self._stream.frames(columns)
                 return [*itertools.islice(frames, _FRAMES_AHEAD)]
 
             while made := await self._made(some):

@@ -223,7 +223,7 @@ class ObserveStream:
         """
         until = deadline(timeout)
         self._link.check()
-        frames = self.frames(texts, vectors, metadata, confidence, observed_at, keys)
+        frames = self.frames(Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True))
         return self.turns.run(lambda: self._take_batch_in_turn(frames, until), until)
 
     def _take_batch_in_turn(self, frames: Iterator[tuple[int, bytes]], until: float | None) -> range:
@@ -234,17 +234,8 @@ class ObserveStream:
         assert taken is not None  # no batch is empty
         return taken
 
-    def frames(
-        self,
-        texts: Iterable[str | None] | None,
-        vectors: Vectors | None,
-        metadata: Iterable[Metadata | None] | None,
-        confidence: float | Iterable[float] | None,
-        observed_at: Time | Iterable[Time],
-        keys: Iterable[str | None] | None,
-    ) -> Iterator[tuple[int, bytes]]:
+    def frames(self, columns: Columns) -> Iterator[tuple[int, bytes]]:
         """Cut a batch into frames, each with its count, made as they are asked for. Raises what is wrong with any."""
-        columns = Columns.of(texts, vectors, metadata, confidence, observed_at, keys, True)
         one_moment(columns)
         # A frame of several is cut far below what is refused.
         for row in columns.larger(self._flow.opened.dim, self._frame_bytes):

@@ -94,7 +94,7 @@ class Turns:
         finally:
             try:
                 self._leave(mine)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # it may stand there still
                 self._leave(mine)
                 raise
 

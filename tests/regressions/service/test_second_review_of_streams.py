@@ -10,9 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from engram.client import given as given_module
 from engram.client import stream as stream_module
 from engram.client import turns as turns_module
 from engram.server import Server
-from integration.service.support import ServerProcess
+from integration.service.support import ServerProcess, interrupted
 
 # ---- a stream keeps what it was given --------------------------------------------------------------------------------
 
@@ -83,35 +81,16 @@ for n in range(1000):
     assert len(server.engine.space("s")) == 1_000
 
 
-@contextlib.contextmanager
-def interrupted(place: int) -> Iterator[list[int]]:
-    """Ctrl-C at the `place`th place of a stream's own code where the interpreter looks for signals; counts them."""
-    files = {module.__file__ for module in (stream_module, given_module, turns_module)}
-    seen = [0]
-
-    def profile(frame: FrameType, event: str, _: Any) -> None:
-        if event in ("call", "c_return") and frame.f_code.co_filename in files:
-            seen[0] += 1
-            if seen[0] == place:
-                sys.setprofile(None)
-                signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.setprofile(profile)
-    try:
-        yield seen
-    finally:
-        sys.setprofile(None)
-        signal.signal(signal.SIGINT, before)
-
-
 def test_ctrl_c_anywhere_in_observe_loses_nothing() -> None:
     """What was given was lost, and `flush` said that it was acknowledged; or the sequences had a gap."""
     texts = [f"t{n}" for n in range(1, 20)]
 
     def observes(space: Any, place: int) -> bool:
         stream, there = space.stream(), len(space)
-        with contextlib.suppress(KeyboardInterrupt), interrupted(place) as seen:
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            interrupted(place, stream_module, given_module, turns_module) as seen,
+        ):
             for text in texts[:10]:
                 stream.observe(text)
             stream.observe_batch(texts=texts[10:])

@@ -12,9 +12,8 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import _base as futures
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ import engram.aio
 from engram.client import turns as turns_module
 from engram.client.turns import Turns
 from engram.server import Server
-from integration.service.support import ServerProcess
+from integration.service.support import ServerProcess, interrupted
 
 Slow = tuple[engram.Engine, str]
 
@@ -68,28 +67,6 @@ def test_a_loop_that_ends_leaves_nobody_in_the_line(slow: Slow, place: str) -> N
     assert [memory.text for memory in engine.space("s").list()][-1] == "after"
 
 
-@contextmanager
-def interrupted(place: int) -> Iterator[list[int]]:
-    """Ctrl-C at the `place`th step of the line's own code, or of what others' lines are made of."""
-    files = {turns_module.__file__, threading.__file__, futures.__file__}
-    seen = [0]
-
-    def profile(frame: FrameType, event: str, _: Any) -> None:
-        if event in ("call", "c_return", "return") and frame.f_code.co_filename in files:
-            seen[0] += 1
-            if seen[0] == place:
-                sys.setprofile(None)
-                signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.setprofile(profile)
-    try:
-        yield seen
-    finally:
-        sys.setprofile(None)
-        signal.signal(signal.SIGINT, before)
-
-
 def test_ctrl_c_while_a_call_leaves_the_line_does_not_stop_the_next() -> None:
     """The next was woken half: it slept for ever."""
     place, went = 0, True
@@ -109,7 +86,7 @@ def test_ctrl_c_while_a_call_leaves_the_line_does_not_stop_the_next() -> None:
             def interrupted_leave(mine: Any, place: int = place, leave: Any = leave) -> None:
                 nonlocal went
                 patch.undo()
-                with interrupted(place) as seen:
+                with interrupted(place, turns_module, threading, futures) as seen:
                     try:
                         leave(mine)
                     finally:
