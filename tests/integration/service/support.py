@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from engram.v1 import service_pb2 as pb
 
 _END = object()
 SECONDS = 20.0
+TESTS = Path(__file__).resolve().parents[2]  # where programs of tests find this
 
 
 @contextmanager
@@ -46,6 +48,22 @@ def interrupted(place: int, *modules: ModuleType) -> Iterator[list[int]]:
     finally:
         sys.setprofile(None)
         signal.signal(signal.SIGINT, before)
+
+
+def freeze(pid: int) -> None:
+    """Stop a process until SIGCONT; `kill` alone returns while its threads go on, some ms on a busy machine."""
+    os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + SECONDS
+    while not _is_frozen(Path(f"/proc/{pid}/task")):
+        assert time.monotonic() < until, "it does not stop"
+        time.sleep(0.001)
+
+
+def _is_frozen(threads: Path) -> bool:
+    try:
+        return all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in threads.glob("*/stat"))
+    except OSError:  # one has just ended
+        return False
 
 
 def in_a_fork(work: Callable[[], object]) -> tuple[str, int]:

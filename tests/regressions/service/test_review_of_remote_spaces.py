@@ -20,6 +20,7 @@ from engram.client.link import error_of
 from engram.server import Settings
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
+from integration.service.support import TESTS, freeze
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -290,15 +291,13 @@ def test_a_listener_does_not_hold_up_the_end(engine: engram.Engine) -> None:
 
 
 FROZEN = """
-import os, signal, sys, threading, time, engram
+import os, signal, sys, threading, engram
+from integration.service.support import freeze
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 with engram.connect(sys.argv[1]) as remote:
     session = remote.space("s", dim=2).session()
     session.observe("one")
-    os.kill(int(sys.argv[2]), signal.SIGSTOP)
-    threads = f"/proc/{sys.argv[2]}/task"
-    while any(open(f"{threads}/{thread}/stat").read().rsplit(") ")[1][0] != "T" for thread in os.listdir(threads)):
-        time.sleep(0.01)
+    freeze(int(sys.argv[2]))
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         session.observe("two")
@@ -324,7 +323,7 @@ def process() -> Iterator[tuple[str, int]]:
 def test_ctrl_c_says_when_the_outcome_is_not_known(process: tuple[str, int]) -> None:
     """It was a plain KeyboardInterrupt at once, and what was under way was stored all the same."""
     command = [sys.executable, "-c", FROZEN, process[0], str(process[1])]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=TESTS)
     assert said.stdout.strip() == "Interrupted", said
 
 
@@ -335,7 +334,7 @@ def test_a_late_answer_is_not_for_the_next_question(process: tuple[str, int]) ->
         space = remote.space("s", dim=2)
         session = space.session()
         session.observe("a")
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         with pytest.raises(engram.Timeout):
             session.drain(timeout=0)
         threading.Timer(0.3, os.kill, (pid, signal.SIGCONT)).start()

@@ -22,7 +22,7 @@ from engram.client import given as given_module
 from engram.client import stream as stream_module
 from engram.client import turns as turns_module
 from engram.server import Server
-from integration.service.support import ServerProcess, interrupted
+from integration.service.support import ServerProcess, freeze, interrupted
 
 # ---- a stream keeps what it was given --------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ def test_the_time_to_wait_is_that_of_the_whole_call(tmp_path: Path) -> None:
     """It did not count while another thread had the turn."""
     with ServerProcess(tmp_path / "data") as process, engram.connect(process.url) as remote:
         stream = remote.space("s", dim=2).stream(buffer_bytes=1_000)  # type: ignore[attr-defined]
-        os.kill(process.pid, signal.SIGSTOP)
+        freeze(process.pid)
         stream.observe_batch(texts=["x" * 2_000])
         first = threading.Thread(target=lambda: stream.observe("first", timeout=30))
         first.start()
@@ -227,7 +227,7 @@ def test_a_cancelled_stream_of_hits_says_so(tmp_path: Path) -> None:
             async def read() -> None:
                 async for batch in space.recall_stream(vector=[1, 0], k=90, batch_size=1):
                     if batch.index == 0:
-                        os.kill(process.pid, signal.SIGSTOP)
+                        freeze(process.pid)
 
             task = asyncio.create_task(read())
             await asyncio.sleep(2)
@@ -252,7 +252,7 @@ def test_cancelled_calls_leave_no_thread_and_no_order_behind(tmp_path: Path) -> 
             stream = await space.stream(buffer_bytes=0)
             await stream.observe("a")
             await stream.flush()
-            os.kill(process.pid, signal.SIGSTOP)
+            freeze(process.pid)
             await stream.observe("b")
             await asyncio.sleep(0.05)
             batch = asyncio.create_task(stream.observe_batch(texts=["batch"] * 600))
@@ -355,7 +355,7 @@ def test_what_single_observations_lack_takes_room_in_their_frame() -> None:
 def test_who_closes_second_waits_no_longer_than_it_says(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as process, engram.connect(process.url) as remote:
         stream = remote.space("s", dim=2).stream(reconnect=4)  # type: ignore[attr-defined]
-        os.kill(process.pid, signal.SIGSTOP)
+        freeze(process.pid)
         stream.observe("x")
         first: list[BaseException] = []
 

@@ -23,7 +23,7 @@ import engram.aio
 from engram.client import turns as turns_module
 from engram.client.turns import Turns
 from engram.server import Server
-from integration.service.support import ServerProcess, interrupted
+from integration.service.support import TESTS, ServerProcess, freeze, interrupted
 
 Slow = tuple[engram.Engine, str]
 
@@ -141,7 +141,7 @@ def test_closing_that_failed_is_told_again(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as process, engram.connect(process.url) as remote:
         space: Any = remote.space("s", dim=2)
         with space.stream() as stream:
-            os.kill(process.pid, signal.SIGSTOP)
+            freeze(process.pid)
             stream.observe("x")
             for _ in range(2):
                 with pytest.raises(engram.Timeout, match="given up"):
@@ -186,11 +186,12 @@ def test_frames_do_not_wait_for_calls(server: Server) -> None:
 def test_a_program_ends_though_its_close_was_given_up(tmp_path: Path) -> None:
     """The interpreter waited for the thread that closed."""
     program = """
-import asyncio, os, signal, sys, engram.aio
+import asyncio, sys, engram.aio
+from integration.service.support import freeze
 async def main():
     remote = await engram.aio.connect(sys.argv[1])
     stream = await (await remote.space("s", dim=2)).stream()
-    os.kill(int(sys.argv[2]), signal.SIGSTOP)
+    freeze(int(sys.argv[2]))
     await stream.observe("x")
     try:
         await asyncio.wait_for(stream.close(), 0.2)
@@ -200,7 +201,7 @@ asyncio.run(main())
 """
     with ServerProcess(tmp_path / "data") as process:
         command = [sys.executable, "-c", program, process.url, str(process.pid)]
-        assert subprocess.check_output(command, text=True, timeout=40) == "given up\n"
+        assert subprocess.check_output(command, text=True, timeout=40, cwd=TESTS) == "given up\n"
         os.kill(process.pid, signal.SIGCONT)
 
 
