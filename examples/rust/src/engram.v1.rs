@@ -377,6 +377,36 @@ pub struct RecallResponse {
     pub lag_micros: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecallsRequest {
+    /// A number that the client chooses, another than of all that are under way.
+    #[prost(uint64, tag = "1")]
+    pub question: u64,
+    /// Absent: the question is given up; there may be answers on their way.
+    #[prost(message, optional, tag = "2")]
+    pub recall: ::core::option::Option<RecallRequest>,
+    /// For all its answers; 0 = 30 s.
+    #[prost(uint64, tag = "3")]
+    pub timeout_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecallsResponse {
+    #[prost(uint64, tag = "1")]
+    pub question: u64,
+    #[prost(oneof = "recalls_response::What", tags = "2, 3")]
+    pub what: ::core::option::Option<recalls_response::What>,
+}
+/// Nested message and enum types in `RecallsResponse`.
+pub mod recalls_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "2")]
+        Batch(super::RecallResponse),
+        /// A google.rpc.Status, as a call of its own would end with: nothing more comes.
+        #[prost(bytes, tag = "3")]
+        Status(::prost::alloc::vec::Vec<u8>),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Memory {
     #[prost(uint64, tag = "1")]
     pub memory_id: u64,
@@ -840,6 +870,28 @@ pub mod engram_client {
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("engram.v1.Engram", "Recall"));
             self.inner.server_streaming(req, path, codec).await
+        }
+        /// Recalls over one call, several under way at once: each takes less than a call of its own.
+        pub async fn recalls(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::RecallsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RecallsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/engram.v1.Engram/Recalls");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("engram.v1.Engram", "Recalls"));
+            self.inner.streaming(req, path, codec).await
         }
         /// The nearest to each of many cues, ids and scores only.
         pub async fn recall_batch(

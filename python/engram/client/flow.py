@@ -32,7 +32,8 @@ from engram._exceptions import (
     from_core,
 )
 from engram.client.frames import Sent, frame_message
-from engram.client.link import NAME, Link, again, error_of
+from engram.client.link import Link, again
+from engram.client.status import NAME, error_of
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 

@@ -10,7 +10,6 @@ import asyncio
 import atexit
 import concurrent.futures
 import functools
-import json
 import os
 import threading
 import time
@@ -21,27 +20,20 @@ from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
 
 from engram._convert import duration, plain
 from engram._exceptions import (
-    TABLE,
     Closed,
-    EngramError,
     Interrupted,
     InvalidArgument,
-    Timeout,
-    TooLarge,
     Unavailable,
-    from_core,
 )
+from engram.client.recalls import Recalls
+from engram.client.status import NAME, error_of
 from engram.v1 import begin_grpc
-from engram.v1 import service_pb2 as pb
 
 _T = TypeVar("_T")
 
-NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
 MESSAGE_BYTES_MAX = 68 << 20  # that a server may send
 SECONDS = 30.0  # for a call, unless it says otherwise
 _LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
@@ -51,24 +43,6 @@ _MAKERS = 2
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
 #: Done twice, these would have another effect, or another answer.
 _CHANGE_SOMETHING = ("PutObservations", "Forget", "DropSpace", "OpenSnapshot")
-_DETAILS = "grpc-status-details-bin"
-
-
-def error_of(error: grpc.aio.AioRpcError) -> EngramError:
-    """Return what went wrong as the engine's own error."""
-    for name, value in error.trailing_metadata() or ():
-        if name == _DETAILS:
-            for detail in Status.FromString(value if isinstance(value, bytes) else value.encode()).details:
-                info = ErrorInfo()
-                if detail.Unpack(info) and info.reason in TABLE:
-                    fields = {name: json.loads(value) for name, value in info.metadata.items()}
-                    return from_core(info.reason, error.details() or "", fields)
-    code, text = error.code(), error.details() or ""
-    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Timeout("the server did not answer in time; whether the call had an effect is not known")
-    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return TooLarge(f"over the limits of a message: {text}", field="message", index=None)
-    return Unavailable(f"{code.name}: {text}")
 
 
 async def again(once: Callable[[], Awaitable[_T]]) -> _T:
@@ -164,6 +138,7 @@ class Link:
         except TimeoutError:
             await channel.close()
             raise Unavailable(f"no server answers at {self.url}") from None
+        self.recalls = Recalls(channel)
         return channel
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,13 @@ from engram._exceptions import InvalidArgument, NotFound
 from engram._reads import At, How
 from engram.client.frames import fits
 from engram.client.link import SECONDS, Link, again
-from engram.client.memory import RemoteMemory
+from engram.client.recalls import RemoteMemory, RemoteStream
 from engram.client.session import Levels, RemoteSession
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
 _BATCH = 100
+_SMALL_BYTES = 32 << 10  # any server takes messages of twice as much
 _UINT32_MAX = 2**32 - 1
 _ID_BYTES_MAX = 10  # of a message
 _IDS_BESIDE = 200  # so many less leave room for the rest of it
@@ -63,37 +63,6 @@ def _plain(value: Any) -> Any:
         return value.item()
     text = f"where: {value!r} is neither a number, a str, a bool, None nor a list of them"
     raise InvalidArgument(text, field="where", index=None)
-
-
-class RemoteStream:
-    """A recall whose batches come over the wire."""
-
-    def __init__(self, link: Link, answers: AsyncGenerator[pb.RecallResponse]) -> None:
-        self._link = link
-        self._answers = answers
-        self._next: pb.RecallResponse | None = self._fetch()
-        self.generation = self._next.generation if self._next else 0
-        self.absorbed = self._next.absorbed if self._next else 0
-        self.lag_micros = self._next.lag_micros if self._next else 0
-
-    def _fetch(self) -> pb.RecallResponse | None:
-        async def fetch() -> pb.RecallResponse | None:
-            return await anext(self._answers, None)
-
-        return self._link.call(fetch())
-
-    def next(self, most: int) -> tuple[list[RemoteMemory], bool]:
-        """The next batch, as the server cut it."""
-        answer = self._next or self._fetch()
-        self._next = None
-        if answer is None:
-            return [], True
-        return [RemoteMemory(hit) for hit in answer.hits], answer.last
-
-    def close(self) -> None:
-        """Give it up; with its connection it is given up already."""
-        if not self._link.is_over:
-            self._link.call(self._answers.aclose())
 
 
 class RemoteSpaceCore:
@@ -217,14 +186,18 @@ class RemoteSpaceCore:
             how=self._how(how),
         )
 
-        async def collect() -> builtins.list[pb.RecallResponse]:
-            answers = self._link.streamed("Recall", request, pb.RecallResponse, SECONDS)
-            return [answer async for answer in answers]
-
-        answers = self._link.call(again(collect))
+        # What is large is not to hold up others.
+        is_small = k <= _BATCH and request.ByteSize() <= _SMALL_BYTES
+        ask = self._link.recalls.ask if is_small else self._alone
+        answers = self._link.call(again(lambda: ask(request, SECONDS)))
         hits = [RemoteMemory(hit) for answer in answers for hit in answer.hits]
         first = answers[0]
         return first.generation, first.absorbed, first.lag_micros, hits
+
+    async def _alone(self, request: pb.RecallRequest, seconds: float) -> builtins.list[pb.RecallResponse]:
+        """A recall by a call of its own."""
+        answers = self._link.streamed("Recall", request, pb.RecallResponse, seconds)
+        return [answer async for answer in answers]
 
     def recall_batch(
         self, cues: NDArray[np.float32], k: int, at: At, how: How

@@ -14,8 +14,7 @@ from engram._convert import Arguments, Columns, Metadata, Time, Vectors, one_row
 from engram._engine import encode_frame
 from engram._exceptions import Closed, EngramError, InvalidArgument, SessionExpired, Timeout, TooLarge
 from engram.client.flow import Flow
-from engram.client.frames import fits, one_moment
-from engram.client.given import Given, room_of
+from engram.client.frames import Given, fits, one_moment, room_of
 from engram.client.link import Link
 from engram.client.turns import Turns, deadline, seconds_left
 from engram.v1 import service_pb2 as pb

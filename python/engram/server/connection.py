@@ -15,9 +15,10 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from engram._exceptions import EngramError, Fenced, InvalidArgument, Overloaded, TooLarge, Unavailable
+from engram._exceptions import EngramError, Fenced, InvalidArgument, Overloaded, Unavailable
 from engram._session import Session
 from engram.server.hub import Hub
+from engram.server.messages import check_size
 from engram.server.service import Service
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
@@ -47,13 +48,6 @@ def frame_in(message: bytes) -> memoryview | None:
         if byte < 0x80:
             return memoryview(message)[at:] if at + size == len(message) else None
     return None
-
-
-def check_size(message: bytes, bytes_max: int) -> None:
-    """Complain of a message that is too large."""
-    if len(message) > bytes_max:
-        text = f"a message of {len(message)} bytes; at most {bytes_max} (message_bytes_max)"
-        raise TooLarge(text, field="message", index=None)
 
 
 class Signal:

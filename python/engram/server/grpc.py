@@ -14,10 +14,12 @@ from grpc_reflection.v1alpha import reflection
 
 from engram._exceptions import EngramError, InvalidArgument, Timeout, TooLarge, Unavailable
 from engram.server import streams
-from engram.server.connection import Connection, Signal, check_size
+from engram.server.connection import Connection, Signal
 from engram.server.log import log
+from engram.server.messages import parse
+from engram.server.questions import Questions
 from engram.server.service import Service
-from engram.server.status import abort
+from engram.server.status import ENDS, abort
 from engram.v1 import service_pb2 as pb
 
 NAME = pb.DESCRIPTOR.services_by_name["Engram"].full_name
@@ -30,17 +32,7 @@ _LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and compla
 _STOPPING = "the server is stopping"
 _FLUSH_SECONDS = 1.0
 _ANSWER_BYTES_MAX = 68 << 20  # what our clients take
-#: How a call ends that nobody waits for; all else is told, also what is no Exception, as a panic in the engine.
-_ENDS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 _SWEEPS = 10  # looks for idle streams in the time that makes one idle
-
-
-def _parse(kind: Any, message: bytes, bytes_max: int) -> Any:
-    check_size(message, bytes_max)
-    try:
-        return kind.FromString(message)
-    except Exception:
-        raise InvalidArgument(f"not a {kind.DESCRIPTOR.name}", field="message", index=None) from None
 
 
 async def _refuse(context: _Context, error: BaseException) -> None:
@@ -92,6 +84,8 @@ class GrpcServer:
             kind = getattr(pb, method.input_type.name)
             if method.name == "Observe":
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(self._observe)
+            elif method.name == "Recalls":
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(self._recalls)
             elif method.server_streaming:
                 call = streams.recall if method.name == "Recall" else streams.watch
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(self._streaming(kind, call))
@@ -106,9 +100,9 @@ class GrpcServer:
 
         async def answered(message: bytes, context: _Context) -> bytes:
             try:
-                answer = await self._service.answer(name, _parse(kind, message, self._bytes_max))
+                answer = await self._service.answer(name, parse(kind, message, self._bytes_max))
                 return answer.SerializeToString()
-            except _ENDS:
+            except ENDS:
                 raise
             except BaseException as error:
                 await abort(context, error)
@@ -121,10 +115,10 @@ class GrpcServer:
             began, count = time.perf_counter(), 0
             try:
                 with self._call():
-                    async for answer in call(self._service, _parse(kind, message, self._bytes_max)):
+                    async for answer in call(self._service, parse(kind, message, self._bytes_max)):
                         count += 1
                         yield answer
-            except _ENDS:
+            except ENDS:
                 raise
             except BaseException as error:
                 await abort(context, error)
@@ -133,20 +127,48 @@ class GrpcServer:
 
         return handler
 
+    # ---- recalls that share a call -----------------------------------------------------------------------------------
+
+    async def _recalls(self, _messages: AsyncIterator[bytes], context: _Context) -> None:
+        with self._stream():
+            questions = Questions(self._service, context.write)
+            reading = asyncio.create_task(self._ask(context, questions))
+            leaving = asyncio.create_task(self._service.left())
+            try:
+                self._check_streams()
+                done, _ = await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+                reading.cancel()
+                await questions.finish()
+                if reading not in done:
+                    raise Unavailable(_STOPPING)
+                await reading
+            except ENDS:
+                raise
+            except BaseException as error:
+                await _refuse(context, error)
+            finally:
+                for task in (reading, leaving):
+                    task.cancel()
+                questions.cancel()
+
+    @staticmethod
+    async def _ask(context: _Context, questions: Questions) -> None:
+        while True:
+            message: Any = await context.read()
+            if message is grpc.aio.EOF:
+                break
+            await questions.receive(message)
+
     # ---- observing ---------------------------------------------------------------------------------------------------
 
     async def _observe(self, _: AsyncIterator[bytes], context: _Context) -> None:
-        self._streams += 1
-        try:
-            with self._call():
-                await self._serve(context)
-        finally:
-            self._streams -= 1
+        with self._stream():
+            await self._serve(context)
 
     async def _serve(self, context: _Context) -> None:
         try:
             connection = await self._open(context)
-        except _ENDS:
+        except ENDS:
             raise
         except BaseException as error:
             await _refuse(context, error)
@@ -163,11 +185,9 @@ class GrpcServer:
             await _refuse(context, connection.outbound.error)
 
     async def _open(self, context: _Context) -> Connection:
-        if self._streams > self._service.settings.streams_max:
-            text = f"{self._streams - 1} streams are open; close some"
-            raise TooLarge(text, field="streams", index=None)
+        self._check_streams()
         message = await self._first(context)
-        asked = pb.ObserveRequest() if message is grpc.aio.EOF else _parse(pb.ObserveRequest, message, self._bytes_max)
+        asked = pb.ObserveRequest() if message is grpc.aio.EOF else parse(pb.ObserveRequest, message, self._bytes_max)
         if asked.WhichOneof("what") != "open":
             raise InvalidArgument("a stream begins with Open", field="message", index=None)
         connection = await Connection.open(self._service, asked.open)
@@ -204,7 +224,7 @@ class GrpcServer:
             await connection.finish()
         except EngramError as error:
             connection.outbound.end(error)
-        except _ENDS:
+        except ENDS:
             raise
         except BaseException as error:
             log.error("a stream failed", exc_info=error)
@@ -288,6 +308,20 @@ class GrpcServer:
     async def _no_call(self) -> None:
         while self._under_way:
             await self._over.wait()
+
+    def _check_streams(self) -> None:
+        if self._streams > self._service.settings.streams_max:
+            text = f"{self._streams - 1} streams are open; close some"
+            raise TooLarge(text, field="streams", index=None)
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        self._streams += 1
+        try:
+            with self._call():
+                yield
+        finally:
+            self._streams -= 1
 
     @contextmanager
     def _call(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engram._exceptions import InvalidArgument
+from engram._exceptions import InvalidArgument, TooLarge
 from engram._types import Memory, to_datetime
 from engram.v1 import service_pb2 as pb
 
@@ -20,6 +20,22 @@ _PAGE_BYTES = 2 << 20
 def page_bytes(message_bytes_max: int) -> int:
     """Return how many bytes of memories to put into one message, unless one is larger."""
     return min(_PAGE_BYTES, message_bytes_max)
+
+
+def check_size(message: bytes, bytes_max: int) -> None:
+    """Complain of a message that is too large."""
+    if len(message) > bytes_max:
+        text = f"a message of {len(message)} bytes; at most {bytes_max} (message_bytes_max)"
+        raise TooLarge(text, field="message", index=None)
+
+
+def parse(kind: Any, message: bytes, bytes_max: int) -> Any:
+    """Return a message of a kind."""
+    check_size(message, bytes_max)
+    try:
+        return kind.FromString(message)
+    except Exception:
+        raise InvalidArgument(f"not a {kind.DESCRIPTOR.name}", field="message", index=None) from None
 
 
 def vectors_in(name: str, data: bytes) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import grpc
@@ -18,6 +19,10 @@ DOMAIN = "engram"
 # A message goes out twice, once with each byte as three.
 _TEXT_BYTES = 1_000
 _FIELD_BYTES = 300
+
+
+#: How a call ends that nobody waits for; all else is told, also what is no Exception, as a panic in the engine.
+ENDS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 
 
 def code_of(error: EngramError) -> grpc.StatusCode:
@@ -56,5 +61,17 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: BaseExce
     if isinstance(error, EngramError):
         text = short(error.message, _TEXT_BYTES)
         await context.abort(code_of(error), text, ((DETAILS, details_of(error)),))
+    await context.abort(grpc.StatusCode.INTERNAL, _bug(error))
+
+
+def status_of(error: BaseException) -> bytes:
+    """Return the status that a call would end with, for a stream that goes on."""
+    if isinstance(error, EngramError):
+        return details_of(error)
+    out: bytes = Status(code=grpc.StatusCode.INTERNAL.value[0], message=_bug(error)).SerializeToString()
+    return out
+
+
+def _bug(error: BaseException) -> str:
     log.error("a call failed", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: this is a bug, please report it")
+    return f"{type(error).__name__}: this is a bug, please report it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 
 from engram._exceptions import InvalidArgument
@@ -30,7 +30,7 @@ def _ask(service: Service, request: pb.RecallRequest) -> AskedRecall:
     )
 
 
-async def recall(service: Service, request: pb.RecallRequest) -> AsyncIterator[bytes]:
+async def recall(service: Service, request: pb.RecallRequest) -> AsyncGenerator[bytes]:
     """Serialized `RecallResponse`s; each is made after the one before was taken."""
     hub, ask = service.hub, partial(_ask, service, request)
     # What is long takes long to read.

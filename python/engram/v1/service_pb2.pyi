@@ -213,6 +213,26 @@ class RecallResponse(_message.Message):
     lag_micros: int
     def __init__(self, hits: _Optional[_Iterable[_Union[Memory, _Mapping]]] = ..., generation: _Optional[int] = ..., index: _Optional[int] = ..., last: bool = ..., absorbed: _Optional[int] = ..., lag_micros: _Optional[int] = ...) -> None: ...
 
+class RecallsRequest(_message.Message):
+    __slots__ = ("question", "recall", "timeout_ms")
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    question: int
+    recall: RecallRequest
+    timeout_ms: int
+    def __init__(self, question: _Optional[int] = ..., recall: _Optional[_Union[RecallRequest, _Mapping]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class RecallsResponse(_message.Message):
+    __slots__ = ("question", "batch", "status")
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    question: int
+    batch: RecallResponse
+    status: bytes
+    def __init__(self, question: _Optional[int] = ..., batch: _Optional[_Union[RecallResponse, _Mapping]] = ..., status: _Optional[bytes] = ...) -> None: ...
+
 class Memory(_message.Message):
     __slots__ = ("memory_id", "text", "metadata", "key", "confidence", "observed_at", "committed_at", "ended", "vector", "score", "provisional")
     MEMORY_ID_FIELD_NUMBER: _ClassVar[int]

@@ -171,7 +171,7 @@ def test_every_error_goes_over_the_wire() -> None:
             pass
 
         trailing = grpc.aio.Metadata(("grpc-status-details-bin", details_of(error)))
-        from engram.client.link import error_of
+        from engram.client.status import error_of
 
         back = error_of(Call(code_of(error), grpc.aio.Metadata(), trailing, "said"))
         assert (type(back), str(back), vars(back)) == (kind, "said", vars(error))

@@ -16,7 +16,7 @@ import pytest
 
 import engram
 from engram._exceptions import fields_of
-from engram.client.link import error_of
+from engram.client.status import error_of
 from engram.server import Settings
 from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb

@@ -18,7 +18,7 @@ import pytest
 
 import engram
 import engram.aio
-from engram.client import given as given_module
+from engram.client import frames as frames_module
 from engram.client import stream as stream_module
 from engram.client import turns as turns_module
 from engram.server import Server
@@ -89,7 +89,7 @@ def test_ctrl_c_anywhere_in_observe_loses_nothing() -> None:
         stream, there = space.stream(), len(space)
         with (
             contextlib.suppress(KeyboardInterrupt),
-            interrupted(place, stream_module, given_module, turns_module) as seen,
+            interrupted(place, stream_module, frames_module, turns_module) as seen,
         ):
             for text in texts[:10]:
                 stream.observe(text)

@@ -1,0 +1,123 @@
+"""Recalls over one stream: several under way at once, each answer names its question. Every transport drives it.
+
+A transport gives `receive` what the peer says, and sends what it is given; both are bytes of `RecallsRequest` and
+`RecallsResponse`. How many are under way is bounded; the next waits, and what comes behind it is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+from engram._exceptions import InvalidArgument, Timeout
+from engram.client.frames import varint
+from engram.server import streams
+from engram.server.connection import Signal
+from engram.server.messages import parse
+from engram.server.service import Service
+from engram.server.status import ENDS, status_of
+from engram.v1 import service_pb2 as pb
+
+QUESTIONS_MAX = 64
+_SECONDS = 30.0
+_BATCH_TAG, _STATUS_TAG = b"\x12", b"\x1a"  # fields 2 and 3 of RecallsResponse, length-delimited
+
+
+class _Question:
+    """One recall that is under way."""
+
+    __slots__ = ("is_given_up", "is_heard", "is_late", "number", "task")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.task: asyncio.Task[None] | None = None
+        self.is_heard = False  # an answer is being sent: that cannot be given up half way
+        self.is_given_up = self.is_late = False
+
+    def give_up(self) -> None:
+        """Stop the work on it."""
+        self.is_given_up = True
+        if self.task is not None and not self.is_heard:
+            self.task.cancel()
+
+    def be_late(self) -> None:
+        """Its time is over."""
+        self.is_late = True
+        self.give_up()
+
+
+class Questions:
+    """The recalls of one stream.
+
+    Parameters
+    ----------
+    send
+        Awaited with a message at a time.
+    """
+
+    def __init__(self, service: Service, send: Callable[[bytes], Awaitable[object]]) -> None:
+        self._service = service
+        self._send = send
+        self._sending = asyncio.Lock()
+        self._asked: dict[int, _Question] = {}
+        self._fewer = Signal()
+
+    async def receive(self, message: bytes) -> None:
+        """Hear a message; a question waits until there is a place for it. Raises `InvalidArgument`: the stream ends."""
+        request = parse(pb.RecallsRequest, message, self._service.settings.message_bytes_max)
+        number, asked = request.question, self._asked.get(request.question)
+        if not request.HasField("recall"):
+            if asked is not None:
+                asked.give_up()
+            return
+        if asked is not None:
+            raise InvalidArgument(f"question {number} is under way", field="question", index=None)
+        while len(self._asked) >= QUESTIONS_MAX:
+            await self._fewer.wait()
+        asked = self._asked[number] = _Question(number)
+        seconds = request.timeout_ms / 1000 or _SECONDS
+        asked.task = asyncio.create_task(self._answer(asked, request.recall, seconds))
+
+    async def _answer(self, asked: _Question, recall: pb.RecallRequest, seconds: float) -> None:
+        late = asyncio.get_running_loop().call_later(seconds, asked.be_late)
+        try:
+            async with aclosing(streams.recall(self._service, recall)) as batches:
+                async for batch in batches:
+                    await self._say(asked, _BATCH_TAG, batch)
+        except asyncio.CancelledError:
+            if not asked.is_late:
+                raise
+            await self._say(asked, _STATUS_TAG, status_of(Timeout("the recall took longer than it may")))
+        except ENDS:
+            raise
+        except BaseException as error:
+            await self._say(asked, _STATUS_TAG, status_of(error))
+        finally:
+            late.cancel()
+            del self._asked[asked.number]
+            self._fewer.set()
+
+    async def _say(self, asked: _Question, tag: bytes, what: bytes) -> None:
+        head = pb.RecallsResponse(question=asked.number).SerializeToString()
+        async with self._sending:
+            asked.is_heard = True
+            try:
+                await self._send(b"".join((head, tag, varint(len(what)), what)))
+            except Exception as error:
+                raise asyncio.CancelledError("the peer is gone") from error
+            finally:
+                asked.is_heard = False
+        if asked.is_given_up and tag == _BATCH_TAG:
+            raise asyncio.CancelledError
+
+    async def finish(self) -> None:
+        """Wait for what is under way."""
+        while self._asked:
+            await self._fewer.wait()
+
+    def cancel(self) -> None:
+        """Give up what is under way: nobody hears it."""
+        for asked in self._asked.values():
+            if asked.task is not None:
+                asked.task.cancel()
