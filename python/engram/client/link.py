@@ -138,7 +138,7 @@ class Link:
         except TimeoutError:
             await channel.close()
             raise Unavailable(f"no server answers at {self.url}") from None
-        self.recalls = Recalls(channel)
+        self.recalls = Recalls(self, channel)
         return channel
 
     @property

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from engram._exceptions import EngramError, Timeout, Unavailable
+from engram._exceptions import EngramError, Timeout, TooLarge, Unavailable
 from engram.client.status import LATE, NAME, error_in, error_of
 from engram.v1 import service_pb2 as pb
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from engram.client.link import Link
 
 _CALLS_MAX = 8
-_UNDER_WAY_MAX = 64  # as the server has it; more would wait there
+_REFUSED_SECONDS = 10.0  # without asking for another
+_SMALL_K = 100  # a batch, if they are not large
+_SMALL_BYTES = 32 << 10  # any server takes messages of twice as much
 
 
 class RemoteMemory:
@@ -128,15 +131,81 @@ class RemoteStream:
             self._link.call(self._answers.aclose())
 
 
-class _Asked:
-    """A question, until it is answered."""
+class _Call:
+    """One call, several recalls under way. What it says goes by one task: to cancel a write of gRPC ends the call."""
 
-    __slots__ = ("answered", "batches", "call")
+    def __init__(self, channel: grpc.aio.Channel, over: Callable[[_Call], None]) -> None:
+        self._call: Any = channel.stream_stream(f"/{NAME}/Recalls")()
+        self._over = over
+        self.is_refused = False  # the server has none such, or enough
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, tuple[list[pb.RecallResponse], asyncio.Future[None]]] = {}
+        self._to_say: asyncio.Queue[pb.RecallsRequest] = asyncio.Queue()
+        self._tasks = asyncio.create_task(self._hear()), asyncio.create_task(self._speak())
 
-    def __init__(self, call: Any) -> None:
-        self.call = call
-        self.batches: list[pb.RecallResponse] = []
-        self.answered: asyncio.Future[list[pb.RecallResponse]] = asyncio.get_running_loop().create_future()
+    @property
+    def under_way(self) -> int:
+        """How many wait for their answers."""
+        return len(self._asked)
+
+    async def ask(self, request: pb.RecallRequest, seconds: float) -> list[pb.RecallResponse]:
+        """Return all batches of a recall."""
+        number, answered = next(self._numbers), asyncio.get_running_loop().create_future()
+        batches, _ = self._asked[number] = [], answered
+        self._to_say.put_nowait(pb.RecallsRequest(question=number, recall=request, timeout_ms=round(seconds * 1000)))
+        try:
+            await answered
+        except asyncio.CancelledError:
+            self._to_say.put_nowait(pb.RecallsRequest(question=number))
+            raise
+        finally:
+            del self._asked[number]
+            if answered.done() and not answered.cancelled():
+                answered.exception()  # it may have come when the caller had gone
+        return batches
+
+    async def _speak(self) -> None:
+        # Why it broke is heard.
+        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError, grpc.aio.UsageError):
+            while True:
+                question = await self._to_say.get()
+                if question.question in self._asked or not question.HasField("recall"):
+                    await self._call.write(question.SerializeToString())
+
+    async def _hear(self) -> None:
+        def why() -> EngramError:
+            return Unavailable("the connection is lost, and made again: try again")
+
+        try:
+            while (data := await self._call.read()) is not grpc.aio.EOF:
+                self._heard(pb.RecallsResponse.FromString(data))
+        except grpc.aio.AioRpcError as error:
+            why = partial(error_of, error)
+            too_many = why()
+            self.is_refused = error.code() == grpc.StatusCode.UNIMPLEMENTED or (
+                isinstance(too_many, TooLarge) and too_many.field == "streams"
+            )
+        except Exception as error:  # nobody may wait for ever
+            why = partial(Unavailable, f"a call failed: {error!r}: this is a bug, please report it")
+        finally:
+            self._over(self)
+            for _, answered in self._asked.values():
+                if not answered.done():
+                    answered.set_exception(why())
+            for task in self._tasks[1:]:
+                task.cancel()
+            self._call.cancel()
+
+    def _heard(self, answer: pb.RecallsResponse) -> None:
+        batches, answered = self._asked.get(answer.question, ([], None))
+        if answered is None or answered.done():
+            return  # it was given up
+        if answer.HasField("status"):
+            answered.set_exception(error_in(answer.status))
+            return
+        batches.append(answer.batch)
+        if answer.batch.last:
+            answered.set_result(None)
 
 
 class Recalls:
@@ -146,8 +215,11 @@ class Recalls:
     other. Of one call it reads a message at a time, so that what comes meanwhile goes over another.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._calls = [_SharedCall(channel) for _ in range(_CALLS_MAX)]
+    def __init__(self, link: Link, channel: grpc.aio.Channel) -> None:
+        self._link = link
+        self._channel = channel
+        self._calls: list[_Call] = []
+        self._opens_at = 0.0  # a time of the loop: not more of them before it
 
     @property
     def under_way(self) -> int:
@@ -156,82 +228,30 @@ class Recalls:
 
     async def ask(self, request: pb.RecallRequest, seconds: float) -> list[pb.RecallResponse]:
         """Return all batches of a recall. `Unavailable` if the connection breaks: ask again."""
-        return await min(self._calls, key=lambda call: call.under_way).ask(request, seconds)
-
-
-class _SharedCall:
-    """One call, several recalls under way."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
-        self._call: Any = None  # none yet, or it broke
-        self._hearing: asyncio.Task[None] | None = None
-        self._numbers = itertools.count(1)
-        self.under_way = 0
-        self._asked: dict[int, _Asked] = {}
-        self._places = asyncio.Semaphore(_UNDER_WAY_MAX)
-        self._writing = asyncio.Lock()
-        self._saying: set[asyncio.Task[None]] = set()
-
-    async def ask(self, request: pb.RecallRequest, seconds: float) -> list[pb.RecallResponse]:
-        self.under_way += 1
+        # What is large is not to hold up others.
+        call = self._idlest() if request.k <= _SMALL_K and request.ByteSize() <= _SMALL_BYTES else None
+        if call is None:
+            return await self._alone(request, seconds)
         try:
-            async with asyncio.timeout(seconds), self._places:
-                return await self._ask(request, seconds)
+            async with asyncio.timeout(seconds):
+                return await call.ask(request, seconds)
         except TimeoutError:
             raise Timeout(LATE) from None
-        finally:
-            self.under_way -= 1
+        except EngramError:
+            if not call.is_refused:
+                raise
+        self._opens_at = self._link.loop.time() + _REFUSED_SECONDS
+        return await self._alone(request, seconds)
 
-    async def _ask(self, request: pb.RecallRequest, seconds: float) -> list[pb.RecallResponse]:
-        number = next(self._numbers)
-        asked = self._asked[number] = _Asked(self._call or self._begin())
-        question = pb.RecallsRequest(question=number, recall=request, timeout_ms=round(seconds * 1000))
-        try:
-            await self._say(asked.call, question)
-            return await asked.answered
-        except asyncio.CancelledError:
-            # What is given up is heard before what is asked next.
-            saying = asyncio.create_task(self._say(asked.call, pb.RecallsRequest(question=number)))
-            self._saying.add(saying)
-            saying.add_done_callback(self._saying.discard)
-            raise
-        finally:
-            del self._asked[number]
+    def _idlest(self) -> _Call | None:
+        """The call with the least under way; None if there may be none."""
+        call = min(self._calls, key=lambda call: call.under_way, default=None)
+        may_open = len(self._calls) < _CALLS_MAX and self._link.loop.time() >= self._opens_at
+        if may_open and (call is None or call.under_way):
+            call = _Call(self._channel, self._calls.remove)
+            self._calls.append(call)
+        return call
 
-    def _begin(self) -> Any:
-        self._call = self._channel.stream_stream(f"/{NAME}/Recalls")()
-        self._hearing = asyncio.create_task(self._hear(self._call))
-        return self._call
-
-    async def _say(self, call: Any, question: pb.RecallsRequest) -> None:
-        # Why it broke is heard.
-        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError, grpc.aio.UsageError):
-            async with self._writing:
-                await call.write(question.SerializeToString())
-
-    async def _hear(self, call: Any) -> None:
-        error: EngramError = Unavailable("the connection is lost, and made again: try again")
-        try:
-            while (data := await call.read()) is not grpc.aio.EOF:
-                self._heard(pb.RecallsResponse.FromString(data))
-        except grpc.aio.AioRpcError as broken:
-            error = error_of(broken)
-        finally:
-            if self._call is call:
-                self._call = None
-            for asked in self._asked.values():
-                if asked.call is call and not asked.answered.done():
-                    asked.answered.set_exception(error)
-            call.cancel()
-
-    def _heard(self, answer: pb.RecallsResponse) -> None:
-        asked = self._asked.get(answer.question)
-        if asked is None or asked.answered.done():
-            return  # it was given up
-        if answer.HasField("status"):
-            asked.answered.set_exception(error_in(answer.status))
-            return
-        asked.batches.append(answer.batch)
-        if answer.batch.last:
-            asked.answered.set_result(asked.batches)
+    async def _alone(self, request: pb.RecallRequest, seconds: float) -> list[pb.RecallResponse]:
+        """A recall by a call of its own."""
+        return [answer async for answer in self._link.streamed("Recall", request, pb.RecallResponse, seconds)]

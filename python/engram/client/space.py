@@ -21,7 +21,6 @@ from engram.v1 import frame_pb2
 from engram.v1 import service_pb2 as pb
 
 _BATCH = 100
-_SMALL_BYTES = 32 << 10  # any server takes messages of twice as much
 _UINT32_MAX = 2**32 - 1
 _ID_BYTES_MAX = 10  # of a message
 _IDS_BESIDE = 200  # so many less leave room for the rest of it
@@ -186,18 +185,10 @@ class RemoteSpaceCore:
             how=self._how(how),
         )
 
-        # What is large is not to hold up others.
-        is_small = k <= _BATCH and request.ByteSize() <= _SMALL_BYTES
-        ask = self._link.recalls.ask if is_small else self._alone
-        answers = self._link.call(again(lambda: ask(request, SECONDS)))
+        answers = self._link.call(again(lambda: self._link.recalls.ask(request, SECONDS)))
         hits = [RemoteMemory(hit) for answer in answers for hit in answer.hits]
         first = answers[0]
         return first.generation, first.absorbed, first.lag_micros, hits
-
-    async def _alone(self, request: pb.RecallRequest, seconds: float) -> builtins.list[pb.RecallResponse]:
-        """A recall by a call of its own."""
-        answers = self._link.streamed("Recall", request, pb.RecallResponse, seconds)
-        return [answer async for answer in answers]
 
     def recall_batch(
         self, cues: NDArray[np.float32], k: int, at: At, how: How

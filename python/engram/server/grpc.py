@@ -50,6 +50,7 @@ class GrpcServer:
         self._service = service
         self._bytes_max = settings.message_bytes_max
         self._connections: set[Connection] = set()
+        self._questions: set[Questions] = set()
         self._streams = 0  # those that have not begun, too
         self._under_way = 0
         self._over = Signal()  # one of them
@@ -130,26 +131,34 @@ class GrpcServer:
     # ---- recalls that share a call -----------------------------------------------------------------------------------
 
     async def _recalls(self, _messages: AsyncIterator[bytes], context: _Context) -> None:
-        with self._stream():
-            questions = Questions(self._service, context.write)
-            reading = asyncio.create_task(self._ask(context, questions))
-            leaving = asyncio.create_task(self._service.left())
-            try:
-                self._check_streams()
-                done, _ = await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
-                reading.cancel()
-                await questions.finish()
-                if reading not in done:
-                    raise Unavailable(_STOPPING)
-                await reading
-            except ENDS:
-                raise
-            except BaseException as error:
-                await _refuse(context, error)
-            finally:
-                for task in (reading, leaving):
-                    task.cancel()
-                questions.cancel()
+        questions = Questions(self._service, context.write)
+        self._questions.add(questions)
+        try:
+            with self._call():
+                await self._answer(context, questions)
+        except ENDS:
+            raise
+        except BaseException as error:
+            await _refuse(context, error)
+        finally:
+            self._questions.discard(questions)
+
+    async def _answer(self, context: _Context, questions: Questions) -> None:
+        self._check(len(self._questions))
+        if self._service.is_leaving:
+            raise Unavailable(_STOPPING)
+        reading = asyncio.create_task(self._ask(context, questions))
+        try:
+            done, _ = await asyncio.wait((reading, questions.ended), return_when=asyncio.FIRST_COMPLETED)
+            reading.cancel()
+            await questions.finish()
+            if reading in done:
+                reading.result()
+            if questions.ended.done():
+                raise questions.ended.result()
+        finally:
+            reading.cancel()
+            questions.cancel()
 
     @staticmethod
     async def _ask(context: _Context, questions: Questions) -> None:
@@ -162,8 +171,12 @@ class GrpcServer:
     # ---- observing ---------------------------------------------------------------------------------------------------
 
     async def _observe(self, _: AsyncIterator[bytes], context: _Context) -> None:
-        with self._stream():
-            await self._serve(context)
+        self._streams += 1
+        try:
+            with self._call():
+                await self._serve(context)
+        finally:
+            self._streams -= 1
 
     async def _serve(self, context: _Context) -> None:
         try:
@@ -185,7 +198,7 @@ class GrpcServer:
             await _refuse(context, connection.outbound.error)
 
     async def _open(self, context: _Context) -> Connection:
-        self._check_streams()
+        self._check(self._streams)
         message = await self._first(context)
         asked = pb.ObserveRequest() if message is grpc.aio.EOF else parse(pb.ObserveRequest, message, self._bytes_max)
         if asked.WhichOneof("what") != "open":
@@ -255,6 +268,8 @@ class GrpcServer:
                 connection.outbound.cut_if_stuck()
                 if now - connection.last_traffic > idle:
                     connection.end(f"nothing was said for {idle:g} s")
+            for questions in [*self._questions]:
+                questions.end_if_idle(idle)
 
     # ---- starting and ending -----------------------------------------------------------------------------------------
 
@@ -286,6 +301,8 @@ class GrpcServer:
         connections = [*self._connections]
         for connection in connections:
             connection.leave(_STOPPING)
+        for questions in [*self._questions]:
+            questions.end(_STOPPING)
         until = asyncio.get_running_loop().time() + drain_seconds
         for connection in connections:
             await connection.settle(until)
@@ -309,19 +326,10 @@ class GrpcServer:
         while self._under_way:
             await self._over.wait()
 
-    def _check_streams(self) -> None:
-        if self._streams > self._service.settings.streams_max:
-            text = f"{self._streams - 1} streams are open; close some"
+    def _check(self, streams: int) -> None:
+        if streams > self._service.settings.streams_max:
+            text = f"{streams - 1} streams are open; close some"
             raise TooLarge(text, field="streams", index=None)
-
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
-        self._streams += 1
-        try:
-            with self._call():
-                yield
-        finally:
-            self._streams -= 1
 
     @contextmanager
     def _call(self) -> Iterator[None]:

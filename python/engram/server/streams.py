@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from functools import partial
 
 from engram._exceptions import InvalidArgument
@@ -30,8 +31,8 @@ def _ask(service: Service, request: pb.RecallRequest) -> AskedRecall:
     )
 
 
-async def recall(service: Service, request: pb.RecallRequest) -> AsyncGenerator[bytes]:
-    """Serialized `RecallResponse`s; each is made after the one before was taken."""
+async def batches(service: Service, request: pb.RecallRequest) -> AsyncGenerator[tuple[bytes, bool]]:
+    """Serialized `RecallResponse`s, and whether each is the last; it is made after the one before was taken."""
     hub, ask = service.hub, partial(_ask, service, request)
     # What is long takes long to read.
     short = len(request.view.where) < _WHERE_SHORT and len(request.vector) < _VECTOR_SHORT
@@ -40,9 +41,16 @@ async def recall(service: Service, request: pb.RecallRequest) -> AsyncGenerator[
         last = False
         while not last:
             message, last = await hub.batch(asked)
-            yield message
+            yield message, last
     finally:
         asked.cancel()
+
+
+async def recall(service: Service, request: pb.RecallRequest) -> AsyncIterator[bytes]:
+    """The serialized `RecallResponse`s."""
+    async with aclosing(batches(service, request)) as made:
+        async for message, _ in made:
+            yield message
 
 
 async def watch(service: Service, request: pb.WatchStatsRequest) -> AsyncIterator[bytes]:

@@ -1,10 +1,14 @@
 """Recalls that share a call: side by side, each with its own end; and a client whose recalls do."""
 
 import asyncio
+import collections
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import engram
 import engram.aio
 from engram._reads import AskedRecall
 from engram.server import Server
+from engram.server.grpc import GrpcServer
 from engram.server.hub import Hub
 from engram.server.questions import QUESTIONS_MAX, Questions
 from engram.v1 import service_pb2 as pb
@@ -196,16 +201,74 @@ def test_nonsense_ends_the_call_behind_what_was_asked(asking: Asking, gate: Gate
     assert "question 1 is under way" in caught.value.details()
 
 
-def test_who_does_not_read_holds_up_himself(asking: Asking, server: Server, remote: engram.Engine) -> None:
-    server.engine.space("wide", dim=DIM).observe_batch(vectors=ROWS[:200], texts=["x" * 20_000] * 200)
+def test_who_does_not_read_is_cut(asking: Asking, server: Server, remote: engram.Engine) -> None:
+    wide = server.engine.space("wide", dim=DIM)
+    wide.observe_batch(vectors=ROWS[:200], texts=["x" * 20_000] * 200)
+    before = wide.stats()["recalls"]
     for question in range(300):
         asking.say(question, asked("wide", k=200))
-    before = server.engine.space("wide").stats()["recalls"]
+    until(lambda: wide.stats()["snapshots"] > 0)
     space = remote.space("rows")
     for row in range(50):
         space.recall(vector=ROWS[row], k=1)
-    assert server.engine.space("wide").stats()["recalls"] - before <= QUESTIONS_MAX
-    assert server.engine.space("wide").stats()["snapshots"] <= QUESTIONS_MAX
+    assert wide.stats()["recalls"] - before <= QUESTIONS_MAX
+    assert wide.stats()["snapshots"] <= QUESTIONS_MAX
+    until(lambda: wide.stats()["snapshots"] == 0)
+    with pytest.raises(grpc.RpcError, match="not read"):
+        collections.deque(asking.call)
+
+
+def slowly(monkeypatch: pytest.MonkeyPatch, before: float, after: float) -> None:
+    """Answers take so many seconds to be sent, before the peer has them and after."""
+    begin = Questions.__init__
+
+    def slow(self: Questions, service: Any, send: Any) -> None:
+        async def late(message: bytes) -> None:
+            await asyncio.sleep(before)
+            await send(message)
+            await asyncio.sleep(after)
+
+        begin(self, service, late)
+
+    monkeypatch.setattr(Questions, "__init__", slow)
+
+
+def test_a_number_is_free_at_the_end(
+    channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch, rows: engram.Space
+) -> None:
+    """Whoever had read the answer might ask sooner than the server had sent it."""
+    slowly(monkeypatch, 0, 0.05)
+    asking = Asking(channel)
+    for row in range(5):
+        asking.say(1, asked("rows", row, k=1))
+        (answer,) = asking.answers(1)
+        assert answer.batch.hits[0].memory_id == row + 1
+    asking.cancel()
+
+
+def test_a_question_has_one_end(channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch, rows: engram.Space) -> None:
+    """Time was over while the last answer was being sent: a status came behind it."""
+    slowly(monkeypatch, 0.2, 0)
+    asking = Asking(channel)
+    asking.say(1, asked("rows"), timeout_ms=100)
+    asking.say(2, asked("rows"))
+    assert [(answer.question, answer.batch.last) for answer in asking.answers(2)] == [(1, True), (2, True)]
+    asking.half_close()
+    assert [*asking.call] == []
+
+
+def test_a_silent_call_is_ended() -> None:
+    with engram.serve(grpc="127.0.0.1:0", idle_seconds_max=1) as server, raw(server.url) as channel:
+        asking = Asking(channel)
+        asking.say(1, asked("none"))
+        next(asking.call)
+        unavailable(asking)
+        with engram.connect(server.url) as remote:
+            space = remote.space("s", dim=DIM)
+            space.observe(vector=ROWS[0])
+            for _ in range(2):
+                assert len(space.recall(vector=ROWS[0])) == 1
+                until(lambda: not server._grpc._questions)
 
 
 def test_the_server_stops_behind_what_was_asked(gate: Gate) -> None:
@@ -241,6 +304,7 @@ def test_there_are_only_so_many_calls() -> None:
         for one in callers[:2]:
             one.say(1, asked("none"))
             next(one.call)
+        callers[2].say(1, asked("none"))
         with pytest.raises(grpc.RpcError) as caught:
             next(callers[2].call)
         assert reason(caught.value) == "TOO_LARGE"
@@ -363,3 +427,62 @@ def test_threads_recall_side_by_side_while_servers_come_and_go(tmp_path: Path) -
         assert not wrong
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("which", ["none", "few"])
+def test_where_there_is_no_such_call_recalls_go_alone(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = GrpcServer._handlers
+    if which == "none":
+        without = lambda self: {name: one for name, one in handlers(self).items() if name != "Recalls"}  # noqa: E731
+        monkeypatch.setattr(GrpcServer, "_handlers", without)
+    with engram.serve(grpc="127.0.0.1:0", streams_max=1) as server, engram.connect(server.url) as remote:
+        space = remote.space("s", dim=DIM)
+        space.observe_batch(vectors=ROWS[:500])
+        with ThreadPoolExecutor(6) as pool, space.stream() as stream:  # type: ignore[attr-defined]
+            stream.observe("x")
+            found = [*pool.map(lambda row: space.recall(vector=row, k=1)[0].memory_id, ROWS[:500])]
+        assert found == [*range(1, 501)]
+
+
+def test_who_gives_up_does_not_end_the_call_of_others(remote: Any, rows: engram.Space) -> None:
+    """To cancel a write of gRPC ends its call: all others on it asked again."""
+    recalls = remote.space("rows")._core._link.recalls
+
+    async def run() -> None:
+        call = recalls._idlest()
+        for turn in range(100):
+            tasks = [asyncio.create_task(call.ask(asked("rows", row), SECONDS)) for row in range(8)]
+            for _ in range(turn % 5):
+                await asyncio.sleep(0)
+            tasks[turn % 8].cancel()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            for row, answer in enumerate(answers):
+                if row != turn % 8:
+                    assert isinstance(answer, list), answer
+                    assert answer[0].hits[0].memory_id == row + 1
+
+    remote.space("rows")._core._link.call(run())
+
+
+def test_a_connection_that_is_closed_in_the_middle_leaves_no_complaints(server: Server, rows: engram.Space) -> None:
+    program = """
+import sys, threading, time, engram
+for _ in range(20):
+    with engram.connect(sys.argv[1]) as remote:
+        space = remote.space("rows")
+        def recall():
+            try:
+                while True:
+                    space.recall(vector=[1.0] * 64)
+            except engram.Closed:
+                pass
+        threads = [threading.Thread(target=recall) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+"""
+    command = [sys.executable, "-c", program, server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
