@@ -384,7 +384,7 @@ pub struct RecallsRequest {
     /// Absent: the question is given up; there may be answers on their way.
     #[prost(message, optional, tag = "2")]
     pub recall: ::core::option::Option<RecallRequest>,
-    /// For all its answers; 0 = 30 s.
+    /// For all its answers; 0 = 30 s, at most 600 s.
     #[prost(uint64, tag = "3")]
     pub timeout_ms: u64,
 }

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from engram._exceptions import EngramError, Timeout, TooLarge, Unavailable
+from engram._exceptions import EngramError, Overloaded, Timeout, TooLarge, Unavailable
 from engram.client.status import LATE, NAME, error_in, error_of
 from engram.v1 import service_pb2 as pb
 
@@ -137,7 +137,7 @@ class _Call:
     def __init__(self, channel: grpc.aio.Channel, over: Callable[[_Call], None]) -> None:
         self._call: Any = channel.stream_stream(f"/{NAME}/Recalls")()
         self._over = over
-        self.is_refused = False  # the server has none such, or enough
+        self.is_refused = False  # the server has none such, or enough; or it is too slow for many to share it
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[list[pb.RecallResponse], asyncio.Future[None]]] = {}
         self._to_say: asyncio.Queue[pb.RecallsRequest] = asyncio.Queue()
@@ -180,11 +180,13 @@ class _Call:
             while (data := await self._call.read()) is not grpc.aio.EOF:
                 self._heard(pb.RecallsResponse.FromString(data))
         except grpc.aio.AioRpcError as error:
-            why = partial(error_of, error)
-            too_many = why()
-            self.is_refused = error.code() == grpc.StatusCode.UNIMPLEMENTED or (
-                isinstance(too_many, TooLarge) and too_many.field == "streams"
+            end = error_of(error)
+            self.is_refused = (
+                error.code() == grpc.StatusCode.UNIMPLEMENTED
+                or isinstance(end, Overloaded)
+                or (isinstance(end, TooLarge) and end.field == "streams")
             )
+            why = partial(error_of, error)
         except Exception as error:  # nobody may wait for ever
             why = partial(Unavailable, f"a call failed: {error!r}: this is a bug, please report it")
         finally:

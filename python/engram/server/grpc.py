@@ -28,6 +28,7 @@ _Context = grpc.aio.ServicerContext[bytes, bytes]
 _CALLS_BESIDE = 1_000  # of one client, besides its streams: more wait
 _OPEN_SECONDS = 10.0
 _NONSENSE_SECONDS = 0.25
+_TOLD_SECONDS = 5.0
 _LATE_SECONDS = 0.05  # gRPC tells the loop of what it has cancelled, and complains if that is closed
 _STOPPING = "the server is stopping"
 _FLUSH_SECONDS = 1.0
@@ -39,7 +40,11 @@ async def _refuse(context: _Context, error: BaseException) -> None:
     """End a stream with an error. Who sends nonsense may come again at once: he is held up, so that others are not."""
     if isinstance(error, InvalidArgument):
         await asyncio.sleep(_NONSENSE_SECONDS)
-    await abort(context, error)
+    try:
+        async with asyncio.timeout(_TOLD_SECONDS):
+            await abort(context, error)
+    except TimeoutError:  # he takes nothing: the stream is reset
+        raise asyncio.CancelledError from None
 
 
 class GrpcServer:
@@ -139,6 +144,7 @@ class GrpcServer:
         except ENDS:
             raise
         except BaseException as error:
+            self._questions.discard(questions)  # its place is free before it is told
             await _refuse(context, error)
         finally:
             self._questions.discard(questions)

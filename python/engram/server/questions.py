@@ -2,7 +2,7 @@
 
 A transport gives `receive` what the peer says, sends what it is given, and ends the stream when `ended` is done;
 messages are bytes of `RecallsRequest` and `RecallsResponse`. How many are under way is bounded; the next waits, and
-what comes behind it is not read. A peer that does not read its answers is cut.
+what comes behind it is not read. A peer that does not read its answers in time is cut.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
-from engram._exceptions import EngramError, InvalidArgument, Timeout, Unavailable
+from engram._exceptions import EngramError, InvalidArgument, Overloaded, Timeout, Unavailable
 from engram.client.frames import varint
 from engram.server import streams
 from engram.server.connection import Signal
@@ -22,7 +22,9 @@ from engram.v1 import service_pb2 as pb
 
 QUESTIONS_MAX = 64
 _SECONDS = 30.0
-_UNREAD_SECONDS = 2.0  # that an answer may take to be sent
+_SECONDS_MAX = 600.0
+_UNREAD_SECONDS = 2.0  # that an answer may take to be sent when time is over
+_RETRY_MS = 100
 _BATCH_TAG, _STATUS_TAG = b"\x12", b"\x1a"  # fields 2 and 3 of RecallsResponse, length-delimited
 
 
@@ -42,11 +44,6 @@ class _Question:
         self.is_given_up = True
         if self.task is not None and not self.is_heard:
             self.task.cancel()
-
-    def be_late(self) -> None:
-        """Its time is over."""
-        self.is_late = True
-        self.give_up()
 
 
 class Questions:
@@ -92,11 +89,11 @@ class Questions:
             await self._fewer.wait()
         asked = self._asked[number] = _Question(number)
         self._under_way.add(asked)
-        seconds = request.timeout_ms / 1000 or _SECONDS
+        seconds = min(request.timeout_ms / 1000 or _SECONDS, _SECONDS_MAX)
         asked.task = asyncio.create_task(self._answer(asked, request.recall, seconds))
 
     async def _answer(self, asked: _Question, recall: pb.RecallRequest, seconds: float) -> None:
-        late = self._loop.call_later(seconds, asked.be_late)
+        late = self._loop.call_later(seconds, self._be_late, asked)
         try:
             async with aclosing(streams.batches(self._service, recall)) as batches:
                 async for batch, last in batches:
@@ -108,6 +105,7 @@ class Questions:
         except ENDS:
             raise
         except BaseException as error:
+            late.cancel()  # that is its end
             await self._say(asked, _STATUS_TAG, status_of(error), True)
         finally:
             late.cancel()
@@ -127,26 +125,34 @@ class Questions:
             asked.is_heard = True
             if last:  # whoever has read it may ask by this number at once
                 self._forget(asked)
-            unread = self._loop.call_later(_UNREAD_SECONDS, self._cut)
             try:
                 await self._send(b"".join((head, tag, varint(len(what)), what)))
             except Exception as error:
                 raise asyncio.CancelledError("the peer is gone") from error
             finally:
-                unread.cancel()
                 asked.is_heard = False
         if asked.is_given_up and not last:
             raise asyncio.CancelledError
 
-    def _cut(self) -> None:
-        self.is_cut = True
-        self._fewer.set()
-        self.end(f"answers were not read for {_UNREAD_SECONDS:g} s")
+    def _be_late(self, asked: _Question) -> None:
+        asked.is_late = True
+        asked.give_up()
+        if asked.is_heard:
+            self._loop.call_later(_UNREAD_SECONDS, self._cut_if_unread, asked)
+
+    def _cut_if_unread(self, asked: _Question) -> None:
+        if asked.is_heard:
+            self.is_cut = True
+            self._fewer.set()
+            self._end(Overloaded("answers were not read in time", retry_after_ms=_RETRY_MS, level="NORMAL"))
 
     def end(self, reason: str) -> None:
         """Have the stream end behind what is under way."""
+        self._end(Unavailable(reason))
+
+    def _end(self, error: EngramError) -> None:
         if not self.ended.done():
-            self.ended.set_result(Unavailable(reason))
+            self.ended.set_result(error)
 
     def end_if_idle(self, seconds: float) -> None:
         """The same, if nothing was asked or answered for so long."""

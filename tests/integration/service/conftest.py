@@ -7,8 +7,11 @@ import grpc
 import pytest
 
 import engram
+from engram._reads import AskedRecall
 from engram.server import Server
+from engram.server.hub import Hub
 
+from .asking import DIM, ROWS, Asking, Gate, until
 from .support import raw
 
 _numbers = itertools.count(1)
@@ -36,3 +39,32 @@ def remote(server: Server) -> Iterator[engram.Engine]:
 def space(server: Server) -> engram.Space:
     """A new space of two dimensions, of the engine that is served."""
     return server.engine.space(f"s{next(_numbers)}", dim=2)
+
+
+@pytest.fixture(scope="module")
+def rows(server: Server) -> engram.Space:
+    space = server.engine.space("rows", dim=DIM)
+    space.observe_batch(vectors=ROWS, metadata=[{"a": 1}] * len(ROWS))
+    space.wait_absorbed()
+    return space
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate, batch = Gate(), Hub.batch
+
+    async def gated(self: Hub, recall: AskedRecall) -> tuple[bytes, bool]:
+        await gate.hold()
+        return await batch(self, recall)
+
+    monkeypatch.setattr(Hub, "batch", gated)
+    yield gate
+    gate.set()
+
+
+@pytest.fixture
+def asking(channel: grpc.Channel, rows: engram.Space) -> Iterator[Asking]:
+    asking = Asking(channel)
+    yield asking
+    asking.cancel()
+    until(lambda: rows.stats()["snapshots"] == 0)
