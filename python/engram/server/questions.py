@@ -31,18 +31,19 @@ _BATCH_TAG, _STATUS_TAG = b"\x12", b"\x1a"  # fields 2 and 3 of RecallsResponse,
 class _Question:
     """One recall that is under way."""
 
-    __slots__ = ("is_given_up", "is_heard", "is_late", "number", "task")
+    __slots__ = ("is_ending", "is_given_up", "is_heard", "is_late", "number", "task")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.task: asyncio.Task[None] | None = None
         self.is_heard = False  # an answer is being sent: that cannot be given up half way
+        self.is_ending = False  # only its status is left to be sent
         self.is_given_up = self.is_late = False
 
     def give_up(self) -> None:
         """Stop the work on it."""
         self.is_given_up = True
-        if self.task is not None and not self.is_heard:
+        if self.task is not None and not self.is_heard and not self.is_ending:
             self.task.cancel()
 
 
@@ -101,12 +102,11 @@ class Questions:
         except asyncio.CancelledError:
             if not asked.is_late:
                 raise
-            await self._say(asked, _STATUS_TAG, status_of(Timeout("the recall took longer than it may")), True)
+            await self._say_end(asked, Timeout("the recall took longer than it may"))
         except ENDS:
             raise
         except BaseException as error:
-            late.cancel()  # that is its end
-            await self._say(asked, _STATUS_TAG, status_of(error), True)
+            await self._say_end(asked, error)
         finally:
             late.cancel()
             self._forget(asked)
@@ -118,6 +118,10 @@ class Questions:
         """Its number is free."""
         if self._asked.get(asked.number) is asked:
             del self._asked[asked.number]
+
+    async def _say_end(self, asked: _Question, error: BaseException) -> None:
+        asked.is_ending = True
+        await self._say(asked, _STATUS_TAG, status_of(error), True)
 
     async def _say(self, asked: _Question, tag: bytes, what: bytes, last: bool) -> None:
         head = pb.RecallsResponse(question=asked.number).SerializeToString()
@@ -137,11 +141,10 @@ class Questions:
     def _be_late(self, asked: _Question) -> None:
         asked.is_late = True
         asked.give_up()
-        if asked.is_heard:
-            self._loop.call_later(_UNREAD_SECONDS, self._cut_if_unread, asked)
+        self._loop.call_later(_UNREAD_SECONDS, self._cut_if_unread, asked)
 
     def _cut_if_unread(self, asked: _Question) -> None:
-        if asked.is_heard:
+        if asked in self._under_way:
             self.is_cut = True
             self._fewer.set()
             self._end(Overloaded("answers were not read in time", retry_after_ms=_RETRY_MS, level="NORMAL"))

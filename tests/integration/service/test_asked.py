@@ -3,8 +3,6 @@
 import collections
 import concurrent.futures
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -18,16 +16,10 @@ from engram.server import Server
 from engram.testing import strategies
 from engram.v1 import service_pb2 as pb
 
+from .asking import until
 from .support import method
 
 ROWS = np.random.default_rng(1).normal(size=(16_000, 64)).astype("f4")
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def asked(space: str, k: int = 10, **how: bool) -> pb.RecallRequest:

@@ -164,6 +164,17 @@ def test_an_error_that_waits_to_be_sent_is_not_lost(
     asking.cancel()
 
 
+def test_who_does_not_read_errors_is_cut_too(channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody read had no time."""
+    slowly(monkeypatch, 60, 0)
+    asking = Asking(channel)
+    asking.say(1, asked("none"), timeout_ms=100)
+    asking.say(2, asked("none"), timeout_ms=100)
+    with pytest.raises(grpc.RpcError, match="not read"):
+        next(asking.call)
+    asking.half_close()
+
+
 def test_who_takes_nothing_holds_no_place() -> None:
     """The status that he was to be told waited behind what he did not read, for ever."""
     with engram.serve(grpc="127.0.0.1:0", streams_max=1) as server, raw(server.url) as channel:
@@ -228,10 +239,11 @@ def test_the_server_stops_behind_what_was_asked(gate: Gate) -> None:
 
 def test_there_are_only_so_many_calls() -> None:
     with engram.serve(grpc="127.0.0.1:0", streams_max=2) as small, raw(small.url) as channel:
-        callers = [Asking(channel) for _ in range(3)]
-        for one in callers[:2]:
+        callers = [Asking(channel) for _ in range(2)]
+        for one in callers:
             one.say(1, asked("none"))
             next(one.call)
+        callers.append(Asking(channel))
         callers[2].say(1, asked("none"))
         with pytest.raises(grpc.RpcError) as caught:
             next(callers[2].call)
